@@ -1,0 +1,214 @@
+"""LoRA by hand (Hu et al., arXiv 2106.09685): y = W x + (alpha / r) B A x, with W frozen and only A and B trained.
+
+Three adapters live on one base here. A layer stacks them along the rank, and a gate per row says which of them speaks:
+
+    A = [A_ir; A_kg; A_dr]  (R, d_in)      B = [B_ir, B_kg, B_dr]  (d_out, R)      R = r_ir + r_kg + r_dr
+    y = W x + B (gate * (A x))             gate (R,): alpha/r in the columns of the row's adapter, 0 in all others
+
+So one frozen copy of W serves rows of all three roles in the same batch. Training one role is the same layer with one adapter.
+
+In and out: the folder that peft writes (adapter_config.json, adapter_model.safetensors), one role a folder.
+"""
+import json
+import math
+from pathlib import Path
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from model import read_json, read_safetensors, write_safetensors, write_whole
+
+PREFIX = "base_model.model."  # what peft puts before the name of a module of ours
+
+
+class LoRALinear(nn.Module):
+    """A frozen linear layer and the adapters on it. `adapters`: {name: (rank, alpha / rank)}, stacked in this order."""
+
+    def __init__(self, base, adapters, dropout=0.0):
+        super().__init__()
+        self.base, self.dropout = base, dropout
+        self.columns, R = {}, 0
+        for name, (rank, scale) in adapters.items():
+            self.columns[name] = (slice(R, R + rank), scale)
+            R += rank
+        self.A = nn.Parameter(torch.empty(R, base.in_features, device=base.weight.device))
+        self.B = nn.Parameter(torch.zeros(base.out_features, R, device=base.weight.device))  # zero: at first the base is unchanged
+        nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
+        self.gate = None  # off; (R,) for one adapter; (B, 1, R) for an adapter per row. Set by `switch`.
+
+    def forward(self, x):
+        y = self.base(x)
+        if self.gate is None:
+            return y
+        h = F.dropout(x, self.dropout, self.training) if self.dropout else x
+        h = F.linear(h, self.A.to(x.dtype)) * self.gate  # A and B are kept in float32: in bf16 a small step would be rounded away
+        return y + F.linear(h, self.B.to(x.dtype))
+
+    def column_gate(self, name):
+        """(R,): the scale in the columns of that adapter, 0 elsewhere; name None, or an adapter this layer lacks: 0 everywhere."""
+        gate = torch.zeros(self.A.shape[0], dtype=self.base.weight.dtype, device=self.base.weight.device)
+        if name in self.columns:
+            columns, scale = self.columns[name]
+            gate[columns] = scale
+        return gate
+
+
+def layers(model):
+    """[(name, LoRALinear)] of a model, in its order."""
+    return [(name, m) for name, m in model.named_modules() if isinstance(m, LoRALinear)]
+
+
+def inject(model, targets, adapters, dropout=0.0):
+    """Wrap every linear layer whose last name is in `targets` ("q_proj", ...); freeze all else. Returns the A's and B's.
+
+    Raises ValueError for a target that no layer has, or if the model carries adapters already.
+    """
+    if layers(model):
+        raise ValueError("this model carries adapters already; load the base again.")
+    found = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear) and name.split(".")[-1] in targets]
+    if lost := set(targets) - {name.split(".")[-1] for name, _ in found}:
+        raise ValueError(f"no layer is called {' or '.join(sorted(lost))}; this model has {', '.join(linear_names(model))}.")
+    model.requires_grad_(False)
+    parameters = []
+    for name, linear in found:
+        layer = LoRALinear(linear, adapters, dropout)
+        replace(model, name, layer)
+        parameters += [layer.A, layer.B]
+    return parameters
+
+
+def linear_names(model):
+    """The last names of all linear layers, each once: what can be a target."""
+    return list(dict.fromkeys(name.split(".")[-1] for name, m in model.named_modules() if isinstance(m, nn.Linear)))
+
+
+def replace(model, name, module):
+    parent, _, last = name.rpartition(".")
+    setattr(model.get_submodule(parent), last, module)
+
+
+def switch(model, rows):
+    """Which adapter speaks: None, the bare base; a name, that one for all; a list of names, one per row of the batch (None: the base)."""
+    gates = {}  # layers of one layout share the same tensor
+    for _, layer in layers(model):
+        layout = tuple((name, columns.start, columns.stop, scale) for name, (columns, scale) in layer.columns.items())
+        if layout not in gates:
+            if rows is None or isinstance(rows, str):
+                gates[layout] = None if rows is None else layer.column_gate(rows)
+            else:
+                table = {name: layer.column_gate(name) for name in set(rows)}
+                gates[layout] = torch.stack([table[name] for name in rows])[:, None]  # (B, 1, R)
+        layer.gate = gates[layout]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The PEFT folder
+
+
+def save_adapter(model, name, folder, base, dropout=0.0):
+    """Write the adapter `name` as a PEFT folder. `base`: where the base came from, for the reader's information."""
+    tensors, targets = {}, []
+    for path, layer in layers(model):
+        columns, scale = layer.columns[name]
+        tensors[f"{PREFIX}{path}.lora_A.weight"] = layer.A.detach()[columns]
+        tensors[f"{PREFIX}{path}.lora_B.weight"] = layer.B.detach()[:, columns]
+        targets.append(path.split(".")[-1])
+    rank = columns.stop - columns.start
+    config = dict(
+        peft_type="LORA", task_type="CAUSAL_LM", base_model_name_or_path=str(base), r=rank, lora_alpha=scale * rank,
+        lora_dropout=dropout, target_modules=list(dict.fromkeys(targets)), bias="none", fan_in_fan_out=False, inference_mode=True,
+        use_rslora=False, use_dora=False, modules_to_save=None)
+    write_safetensors(Path(folder) / "adapter_model.safetensors", tensors)
+    write_whole(Path(folder) / "adapter_config.json", [json.dumps(config, indent=2).encode()])
+
+
+def read_adapter(folder):
+    """A PEFT folder -> ({layer: (A, B)}, rank, alpha / rank). Raises ValueError for what this LoRA does not compute."""
+    folder = Path(folder)
+    path = folder / "adapter_config.json"
+    if not path.is_file():
+        raise ValueError(f"{folder} holds no adapter (no adapter_config.json).")
+    c = read_json(path)
+    if c.get("peft_type") != "LORA":
+        raise ValueError(f"{path}: peft_type is {c.get('peft_type')!r}; only LORA is read.")
+    strange = [k for k in ("use_dora", "fan_in_fan_out", "modules_to_save", "rank_pattern", "alpha_pattern", "lora_bias") if c.get(k)]
+    if strange or c.get("bias", "none") != "none":
+        raise ValueError(f"{path}: {', '.join(strange) or 'bias'} is set, which this LoRA does not compute.")
+    rank, alpha = c.get("r"), c.get("lora_alpha")
+    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, (int, float)):
+        raise ValueError(f"{path}: r must be a whole number above 0 and lora_alpha a number.")
+    file = folder / "adapter_model.safetensors"
+    if not file.is_file():
+        raise ValueError(f"{folder} has no adapter_model.safetensors.")
+    weights = {}
+    for name, tensor in read_safetensors(file).items():
+        layer, _, part = name.removeprefix(PREFIX).rpartition(".lora_")
+        if not name.startswith(PREFIX) or part not in ("A.weight", "B.weight"):
+            raise ValueError(f"{file}: {name} is no tensor of a plain LoRA adapter.")
+        weights.setdefault(layer, {})[part[0]] = tensor
+    for layer, pair in weights.items():
+        if pair.keys() != {"A", "B"}:
+            raise ValueError(f"{file}: {layer} has lora_{''.join(pair)} but not its other half.")
+        if pair["A"].shape[0] != rank or pair["B"].shape[1] != rank:
+            raise ValueError(f"{file}: {layer} has rank {pair['A'].shape[0]}, adapter_config.json says {rank}.")
+    if not weights or not any(pair["B"].any() for pair in weights.values()):
+        raise ValueError(f"{file}: every lora_B is zero or missing: this adapter was never trained.")
+    scale = alpha / math.sqrt(rank) if c.get("use_rslora") else alpha / rank
+    return {layer: (pair["A"], pair["B"]) for layer, pair in weights.items()}, rank, scale
+
+
+def stack(model, folders):
+    """Put the adapters of `folders` ({name: PEFT folder}) on a model, all off at first. A and B take the base's dtype: this is for inference.
+
+    Raises ValueError naming a layer that the model lacks or whose sizes differ.
+    """
+    if layers(model):
+        raise ValueError("this model carries adapters already; load the base again.")
+    adapters = {name: read_adapter(folder) for name, folder in folders.items()}
+    modules = dict(model.named_modules())
+    for path in dict.fromkeys(path for weights, _, _ in adapters.values() for path in weights):
+        linear, here = modules.get(path), {}
+        for name, (weights, rank, scale) in adapters.items():
+            if path not in weights:
+                continue
+            A, B = weights[path]
+            if not isinstance(linear, nn.Linear):
+                raise ValueError(f"{folders[name]}: the adapter is for {path}, which this base does not have; was it trained on another base?")
+            if (A.shape[1], B.shape[0]) != (linear.in_features, linear.out_features):
+                raise ValueError(f"{folders[name]}: {path} adapts a layer {A.shape[1]} -> {B.shape[0]}, this base has "
+                                 f"{linear.in_features} -> {linear.out_features}; was it trained on another base?")
+            here[name] = (rank, scale)
+        with torch.device("meta"):
+            layer = LoRALinear(nn.Linear(linear.in_features, linear.out_features), here)
+        weight = linear.weight
+        layer.base = linear
+        layer.A = nn.Parameter(torch.cat([adapters[n][0][path][0] for n in here]).to(weight), requires_grad=False)
+        layer.B = nn.Parameter(torch.cat([adapters[n][0][path][1] for n in here], dim=1).to(weight), requires_grad=False)
+        replace(model, path, layer)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Merging: for export. The product is taken in float32, and unmerging puts the old weight back rather than subtracting.
+
+
+def merge(model, name):
+    """W <- W + (alpha / r) B A for one adapter; all adapters are then off. Raises ValueError if something is merged already."""
+    if any(hasattr(layer, "unmerged") for _, layer in layers(model)):
+        raise ValueError("an adapter is merged already; unmerge it first.")
+    switch(model, None)
+    for _, layer in layers(model):
+        if name in layer.columns:
+            columns, scale = layer.columns[name]
+            weight = layer.base.weight
+            delta = scale * layer.B.detach()[:, columns].float() @ layer.A.detach()[columns].float()
+            layer.unmerged = weight
+            layer.base.weight = nn.Parameter((weight.float() + delta).to(weight.dtype), requires_grad=False)
+
+
+def unmerge(model):
+    """Undo `merge`, to the bit."""
+    for _, layer in layers(model):
+        if hasattr(layer, "unmerged"):
+            layer.base.weight = layer.unmerged
+            del layer.unmerged

@@ -1,0 +1,577 @@
+"""A Hugging Face model folder, read and run by hand: the decoder, its weights, its tokenizer.
+
+The decoder is the one that Llama (arXiv 2302.13971), Mistral (arXiv 2310.06825) and Qwen2 (arXiv 2407.10671) share:
+RMSNorm, rotary positions, grouped-query attention, SwiGLU. Its modules carry the names of the checkpoint's tensors,
+so no table of names stands between the file and the code.
+
+    python model.py tiny        what is in a model folder, and how its tokenizer cuts a sentence
+
+Shapes: B rows, T tokens, S cached positions, C hidden size, H query heads, K key/value heads, G = H / K, D head size.
+"""
+import argparse
+import json
+import math
+import mmap
+import os
+import sys
+import time
+import unicodedata
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import regex  # tiktoken's own regular expressions: it is installed with tiktoken
+import tiktoken
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+# ---------------------------------------------------------------------------------------------------------------------
+# config.json
+
+
+@dataclass
+class Config:
+    """The part of a config.json that changes what the decoder computes."""
+    model_type: str
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    rms_norm_eps: float
+    rope_theta: float
+    max_position_embeddings: int
+    tie_word_embeddings: bool
+    qkv_bias: bool = False
+    o_bias: bool = False
+    rope_scaling: dict | None = None                        # None, or the keys of the llama3 kind
+    windows: list[int | None] = field(default_factory=list)  # per layer: how many positions back a token sees
+    eos_ids: list[int] = field(default_factory=list)         # every one of them ends a text
+
+
+def read_config(folder):
+    """Read folder/config.json. Raises ValueError for a model that this decoder would compute wrongly."""
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{folder} is not a model folder: it has no config.json.")
+    c = read_json(path)
+    family = c.get("model_type")
+    if family not in ("llama", "mistral", "qwen2"):
+        raise ValueError(f"{path}: model_type is {family!r}; this decoder knows llama, mistral and qwen2.")
+    if "quantization_config" in c:
+        raise ValueError(f"{path}: the weights are quantised; use the folder of the original model.")
+    if c.get("hidden_act", "silu") != "silu" or c.get("mlp_bias"):
+        raise ValueError(f"{path}: hidden_act must be silu and mlp_bias false; this decoder's MLP has no other form.")
+    try:
+        C, H, L = c["hidden_size"], c["num_attention_heads"], c["num_hidden_layers"]
+        vocab_size, intermediate_size = c["vocab_size"], c["intermediate_size"]
+    except KeyError as missing:
+        raise ValueError(f"{path}: the key {missing} is missing.") from None
+
+    # Newer transformers write one `rope_parameters`; older files have `rope_theta` beside `rope_scaling`.
+    rope = c.get("rope_parameters") or c.get("rope_scaling") or {}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind not in ("default", "llama3"):
+        raise ValueError(f"{path}: rope scaling of the kind {kind!r} is not built here, only llama3.")
+
+    window = c.get("sliding_window")
+    if family == "llama" or (family == "qwen2" and not c.get("use_sliding_window")):
+        window = None
+    first = c.get("max_window_layers", 28) if family == "qwen2" else 0
+    kinds = c.get("layer_types") or ["full_attention" if i < first else "sliding_attention" for i in range(L)]
+    eos = c.get("eos_token_id")
+    if (generation := Path(folder) / "generation_config.json").is_file():
+        eos = read_json(generation).get("eos_token_id", eos)
+    return Config(
+        model_type=family, vocab_size=vocab_size, hidden_size=C, intermediate_size=intermediate_size,
+        num_hidden_layers=L, num_attention_heads=H,
+        num_key_value_heads=c.get("num_key_value_heads") or (8 if family == "mistral" else H),
+        head_dim=c.get("head_dim") or C // H, rms_norm_eps=c.get("rms_norm_eps", 1e-6),
+        rope_theta=rope.get("rope_theta") or c.get("rope_theta", 10000.0),
+        max_position_embeddings=c.get("max_position_embeddings", 2048),
+        tie_word_embeddings=c.get("tie_word_embeddings", False),
+        qkv_bias=family == "qwen2" or bool(family == "llama" and c.get("attention_bias")),
+        o_bias=bool(family == "llama" and c.get("attention_bias")),
+        rope_scaling=rope if kind == "llama3" else None,
+        windows=[window if kind == "sliding_attention" else None for kind in kinds],
+        eos_ids=[] if eos is None else [eos] if isinstance(eos, int) else list(eos))
+
+
+def read_json(path):
+    """One JSON file; ValueError names the file if it is not JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not valid JSON: {error}.") from None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The decoder, leaf to root
+
+
+class RMSNorm(nn.Module):
+    """y = x / sqrt(mean(x^2) + eps) * weight; the mean in float32, whatever x is (arXiv 1910.07467)."""
+
+    def __init__(self, size, eps):
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.ones(size)), eps
+
+    def forward(self, x):
+        h = x.float()
+        h = h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + self.eps)
+        return self.weight * h.to(x.dtype)
+
+
+def rotary_frequencies(config):
+    """(D/2,) float32: the angle per position of each pair of channels, theta^(-2i/D); llama3 scaling slows the long waves."""
+    D = config.head_dim
+    f = 1.0 / config.rope_theta ** (torch.arange(0, D, 2, dtype=torch.int64).float() / D)
+    if (s := config.rope_scaling) is None:
+        return f
+    waves = s["original_max_position_embeddings"] * f / (2 * math.pi)  # full turns within the length first trained on
+    low, high = s["low_freq_factor"], s["high_freq_factor"]
+    keep = ((waves - low) / (high - low)).clamp(0, 1)  # 1: a short wave, kept; 0: a long one, slowed by `factor`
+    return (1 - keep) * f / s["factor"] + keep * f
+
+
+def rotate(x, cos, sin):
+    """Rotary embedding (arXiv 2104.09864): channel i turns with channel i + D/2. x (B, H, T, D); cos, sin (B, 1, T, D/2)."""
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+
+
+def visible(query, key, window):
+    """Which keys a query may look at: (..., T, S) bool from positions (..., T) and (S,). Never itself excluded, so no empty row."""
+    back = query[..., :, None] - key
+    return (back >= 0) if window is None else (back >= 0) & (back < window)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention (arXiv 2305.13245): H query heads share K key/value heads."""
+
+    def __init__(self, config, window):
+        super().__init__()
+        C, H, K, D = config.hidden_size, config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        self.H, self.K, self.D, self.window = H, K, D, window
+        self.q_proj = nn.Linear(C, H * D, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(C, K * D, bias=config.qkv_bias)
+        self.v_proj = nn.Linear(C, K * D, bias=config.qkv_bias)
+        self.o_proj = nn.Linear(H * D, C, bias=config.o_bias)
+
+    def forward(self, x, cos, sin, past=None, rows=None, positions=None, used=0):
+        B, T, _ = x.shape
+        q = self.q_proj(x).view(B, T, self.H, self.D).transpose(1, 2)  # (B, H, T, D)
+        k = self.k_proj(x).view(B, T, self.K, self.D).transpose(1, 2)  # (B, K, T, D)
+        v = self.v_proj(x).view(B, T, self.K, self.D).transpose(1, 2)  # (B, K, T, D)
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        if positions is not None:  # one new token a row: write it at its position, read all that the row holds
+            at = torch.arange(B, device=x.device)
+            for cached, new in zip(past, (k, v)):
+                cached[at, :, positions] = new[:, :, 0]
+            y = self.attend_one(q, *(cached[:B, :, :used] for cached in past), positions)
+        else:
+            if past is not None:  # a prompt: keep its keys and values, from position 0
+                for cached, new in zip(past, (k, v)):
+                    cached[rows, :, :T] = new
+            # Right padding needs no mask: a causal token never sees what stands to its right.
+            mask = None
+            if self.window is not None and T > self.window:
+                at = torch.arange(T, device=x.device)
+                mask = visible(at, at, self.window)
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=self.H > self.K)
+        return self.o_proj(y.transpose(1, 2).reshape(B, T, self.H * self.D))
+
+    def attend_one(self, q, k, v, positions):
+        """One query a row against its cache, as two batched products: q (B, H, 1, D), k and v (B, K, S, D) -> (B, H, 1, D).
+
+        A masked scaled_dot_product_attention gives the same; on a CPU, with one query, this takes about half the time.
+        """
+        B, S = k.shape[0], k.shape[2]
+        q = q.view(B, self.K, self.H // self.K, self.D)  # (B, K, G, D): the G heads of a group read the same keys
+        scores = (q @ k.transpose(2, 3)).float() / math.sqrt(self.D)  # (B, K, G, S)
+        seen = visible(positions[:, None], torch.arange(S, device=q.device), self.window)  # (B, 1, S)
+        weights = scores.masked_fill(~seen[:, None], -math.inf).softmax(-1).to(v.dtype)
+        return (weights @ v).view(B, self.H, 1, self.D)
+
+
+class MLP(nn.Module):
+    """SwiGLU (arXiv 2002.05202): down(silu(gate(x)) * up(x))."""
+
+    def __init__(self, config):
+        super().__init__()
+        C, I = config.hidden_size, config.intermediate_size
+        self.gate_proj = nn.Linear(C, I, bias=False)
+        self.up_proj = nn.Linear(C, I, bias=False)
+        self.down_proj = nn.Linear(I, C, bias=False)
+
+    def forward(self, x):
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Layer(nn.Module):
+    def __init__(self, config, window):
+        super().__init__()
+        self.self_attn = Attention(config, window)
+        self.mlp = MLP(config)
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(self, x, *args):
+        x = x + self.self_attn(self.input_layernorm(x), *args)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class KVCache:
+    """Keys and values of `rows` texts, each with its own length, up to `size` positions. Allocated once.
+
+    Nothing is ever erased: a row's positions beyond its length hold leftovers, which `visible` hides
+    until the next token overwrites them.
+    """
+
+    def __init__(self, config, rows, size, dtype, device):
+        shape = (rows, config.num_key_value_heads, size, config.head_dim)  # (B, K, S, D)
+        self.layers = [(torch.zeros(shape, dtype=dtype, device=device), torch.zeros(shape, dtype=dtype, device=device))
+                       for _ in range(config.num_hidden_layers)]
+
+    def move(self, source, target):
+        """Copy a row over another one."""
+        for k, v in self.layers:
+            k[target], v[target] = k[source], v[source]
+
+
+class Decoder(nn.Module):
+    """ids (B, T) -> hidden states (B, T, C); `logits` turns those that matter into (..., V)."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.model = nn.ModuleDict(dict(
+            embed_tokens=nn.Embedding(config.vocab_size, config.hidden_size),
+            layers=nn.ModuleList(Layer(config, window) for window in config.windows),
+            norm=RMSNorm(config.hidden_size, config.rms_norm_eps)))
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        if config.tie_word_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
+        self.frequencies = rotary_frequencies(config)
+
+    def forward(self, ids, cache=None, rows=None, positions=None, used=0):
+        """Three ways to call it, B rows each:
+
+        forward(ids)                          whole texts (B, T), right-padded, causal: training;
+        forward(ids, cache, rows)             the same, and keys and values go into these rows of the cache: prompts;
+        forward(ids, cache, positions=p, used=n)  one token (B, 1) each for the cache's first B rows, at positions p (B,), all < n.
+        """
+        T, device = ids.shape[1], ids.device
+        at = torch.arange(T, device=device)[None] if positions is None else positions[:, None]  # (B or 1, T)
+        angles = at[:, None, :, None] * self.frequencies.to(device)  # (B or 1, 1, T, D/2), float32 as cos and sin need
+        x = self.model.embed_tokens(ids)
+        cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+        for i, layer in enumerate(self.model.layers):
+            x = layer(x, cos, sin, cache and cache.layers[i], rows, positions, used)
+        return self.model.norm(x)
+
+    def logits(self, hidden):
+        """(..., C) -> (..., V) in float32, so that losses and probabilities keep their digits."""
+        return self.lm_head(hidden).float()
+
+    @property
+    def dtype(self):
+        return self.lm_head.weight.dtype
+
+    @property
+    def device(self):
+        return self.lm_head.weight.device
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# safetensors: eight bytes of header length, a JSON header, then the raw numbers
+
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+          "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool}
+
+
+def read_safetensors(path):
+    """{name: tensor} of one file. The tensors are views of the mapped file: nothing is read before it is used, nothing is copied.
+
+    Raises ValueError if the header does not describe the file exactly (no hole, no overlap, no rest).
+    """
+    def check(good, why):
+        if not good:
+            raise ValueError(f"{path} is not a safetensors file: {why}; fetch or write it again.")
+
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        check(size >= 8, "it is too short")
+        length = int.from_bytes(file.read(8), "little")
+        check(length <= min(100_000_000, size - 8), "its header runs past its end")
+        raw = file.read(length)
+        buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # private: writing to a tensor leaves the file alone
+    try:
+        check(raw[:1] == b"{", "its header is not JSON")
+        header = json.loads(raw)
+        header.pop("__metadata__", None)
+        entries = sorted(((e["data_offsets"], name, e["dtype"], e["shape"]) for name, e in header.items()), key=lambda e: e[0])
+        tensors, end = {}, 0
+        for (start, stop), name, kind, shape in entries:
+            check(kind in DTYPES, f"{name} has the unknown dtype {kind!r}")
+            check(all(isinstance(n, int) and n >= 0 for n in shape), f"{name} has the shape {shape}")
+            dtype, count = DTYPES[kind], math.prod(shape)
+            check(start == end and stop - start == count * dtype.itemsize, f"the offsets of {name} do not fit its shape or its neighbours")
+            end = stop
+            check(8 + length + end <= size, f"{name} runs past its end")
+            flat = torch.frombuffer(buffer, dtype=dtype, count=count, offset=8 + length + start) if count else torch.empty(0, dtype=dtype)
+            tensors[name] = flat.view(shape)
+    except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not a safetensors file: bad header ({error}); fetch or write it again.") from None
+    check(8 + length + end == size, f"{size - 8 - length - end} bytes follow its last tensor")
+    return tensors
+
+
+def write_safetensors(path, tensors):
+    """Write {name: tensor} to one file, which appears whole or not at all."""
+    kinds = {dtype: kind for kind, dtype in DTYPES.items()}
+    header, end = {"__metadata__": {"format": "pt"}}, 0
+    for name, tensor in tensors.items():
+        size = tensor.numel() * tensor.element_size()
+        header[name] = {"dtype": kinds[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [end, end + size]}
+        end += size
+    raw = json.dumps(header, separators=(",", ":")).encode()
+    raw += b" " * (-len(raw) % 8)  # the numbers begin at a multiple of eight, as readers that map them want
+    chunks = (t.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy() for t in tensors.values())
+    write_whole(path, (len(raw).to_bytes(8, "little"), raw, *chunks))
+
+
+def write_whole(path, chunks):
+    """Write bytes to a neighbour of `path`, then rename: whoever looks sees the old file or the new one, never half of it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(part, "wb") as file:
+            for chunk in chunks:
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The folder as a whole
+
+
+def read_weights(folder):
+    """{name: tensor} of model.safetensors, or of all the shards that model.safetensors.index.json names."""
+    folder = Path(folder)
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        if not (folder / "model.safetensors").is_file():
+            raise ValueError(f"{folder} has no model.safetensors (weights in .bin or .pt files are not read: those can run code).")
+        return read_safetensors(folder / "model.safetensors")
+    where = read_json(index).get("weight_map", {})
+    shards, tensors = {}, {}
+    for name, file in where.items():
+        if Path(file).name != file:
+            raise ValueError(f"{index}: {file!r} is not a plain file name of this folder.")
+        if file not in shards:
+            if not (folder / file).is_file():
+                raise ValueError(f"{index} names {file}, which is not in {folder}.")
+            shards[file] = read_safetensors(folder / file)
+        if name not in shards[file]:
+            raise ValueError(f"{index} says that {name} is in {file}, but it is not.")
+        tensors[name] = shards[file][name]
+    return tensors
+
+
+def load_model(folder, device="cpu", dtype=None):
+    """The frozen decoder of a model folder, in evaluation mode. dtype None: whatever `fast_dtype` finds for the device.
+
+    Every tensor is accounted for: ValueError names one that is missing, extra or misshapen.
+    """
+    config = read_config(folder)
+    tensors = read_weights(folder)
+    with torch.device("meta"):  # shapes without memory: the weights come from the file
+        model = Decoder(config)
+    model.frequencies = rotary_frequencies(config)
+    wanted = dict(model.state_dict())
+    if config.tie_word_embeddings:  # one tensor under two names; files hold the first, some also the second
+        del wanted["lm_head.weight"]
+        head, embedding = tensors.pop("lm_head.weight", None), tensors.get("model.embed_tokens.weight")
+        if head is not None and embedding is not None and not torch.equal(head, embedding):
+            raise ValueError(f"{folder}: lm_head.weight differs from the embedding, though config.json ties them.")
+    tensors = {name: t for name, t in tensors.items() if not name.endswith("rotary_emb.inv_freq")}  # old files store it: we compute it
+    for name in wanted.keys() | tensors.keys():
+        if name not in tensors:
+            raise ValueError(f"{folder}: the tensor {name} is missing from the weights.")
+        if name not in wanted:
+            raise ValueError(f"{folder}: the weights hold {name}, for which a {config.model_type} model of this config.json has no place.")
+        if tensors[name].shape != wanted[name].shape:
+            raise ValueError(f"{folder}: {name} has the shape {tuple(tensors[name].shape)}, config.json asks for {tuple(wanted[name].shape)}.")
+    dtype = dtype or fast_dtype(device)
+    model.load_state_dict({name: t.to(device, dtype) for name, t in tensors.items()}, strict=False, assign=True)
+    if config.tie_word_embeddings:
+        model.lm_head.weight = model.model.embed_tokens.weight
+    return model.requires_grad_(False).eval()
+
+
+def fast_dtype(device):
+    """bfloat16 where the device multiplies it natively, else float32. A CPU is asked by a race: without native support bf16 is far slower."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    if device.type != "cpu":
+        return torch.float32
+
+    def seconds(dtype):
+        x = torch.ones(512, 512, dtype=dtype)
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            x @ x
+            times.append(time.perf_counter() - start)
+        return min(times)
+    return torch.bfloat16 if seconds(torch.bfloat16) < 0.8 * seconds(torch.float32) else torch.float32
+
+
+def pick_device(name="auto"):
+    """'auto' is CUDA where there is one, else the CPU; anything else is taken at its word, or refused in a sentence."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind = name.split(":")[0]
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(kind):
+        raise ValueError(f"--device {name}: this machine has {', '.join(k for k, ok in there.items() if ok)}.")
+    return torch.device(name)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# tokenizer.json -> tiktoken
+
+GPT2_SPLIT = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+
+
+def byte_alphabet():
+    """{character: byte}: byte-level BPE files write each of the 256 bytes as one printable character, the printable ones as themselves."""
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [b for b in range(256) if b not in plain]
+    return {chr(b): b for b in plain} | {chr(256 + i): b for i, b in enumerate(others)}
+
+
+class Tokenizer:
+    """A byte-level BPE from folder/tokenizer.json, run by tiktoken: a token's id is its merge rank.
+
+    >>> tokenizer.decode(tokenizer.encode("48/2 = 24"))
+    '48/2 = 24'
+
+    Raises ValueError for other kinds of tokenizer.
+    """
+
+    def __init__(self, folder):
+        path = Path(folder) / "tokenizer.json"
+        if not path.is_file():
+            raise ValueError(f"{folder} has no tokenizer.json; other tokenizer files are not read.")
+        spec = read_json(path)
+
+        def refuse(what):
+            raise ValueError(f"{path}: {what}; only byte-level BPE tokenizers are read so far.")
+
+        bpe = spec.get("model", {})
+        if bpe.get("type") != "BPE" or bpe.get("byte_fallback") or bpe.get("continuing_subword_prefix") or bpe.get("end_of_word_suffix"):
+            refuse(f"its model is {bpe.get('type')}" + (" with byte fallback" if bpe.get("byte_fallback") else ""))
+        norms = [n["type"] for n in (spec.get("normalizer") or {}).get("normalizers", [spec["normalizer"]] if spec.get("normalizer") else [])]
+        if norms not in ([], ["NFC"]):
+            refuse(f"its normalizer is {norms}")
+        self.nfc = norms == ["NFC"]
+        self.patterns = self.read_patterns(spec.get("pre_tokenizer") or {}, refuse)
+
+        letters = byte_alphabet()
+        special = {t["content"]: t["id"] for t in spec.get("added_tokens", [])}
+        try:
+            ranks = {bytes(letters[c] for c in token): i for token, i in bpe["vocab"].items() if token not in special}
+        except KeyError as character:
+            refuse(f"its vocabulary holds the character {character}, which stands for no byte")
+        pairs = [m if isinstance(m, list) else m.split(" ") for m in bpe["merges"]]
+        if not bpe.get("ignore_merges"):  # a merge's rank must be its id, as tiktoken has it
+            made = [bpe["vocab"][a + b] for a, b in pairs]
+            if any(x >= y for x, y in zip(made, made[1:])):
+                refuse("its merges are not in the order of their ids")
+        self.special = special
+        self.core = tiktoken.Encoding(path.parent.name, pat_str=self.patterns[-1], mergeable_ranks=ranks, special_tokens=special)
+
+    @staticmethod
+    def read_patterns(spec, refuse):
+        """The regular expressions that cut a text into words, to be applied one after the other: joined by | they would cut otherwise."""
+        patterns, byte_level = [], False
+        for step in spec.get("pretokenizers", [spec]):
+            kind = step.get("type")
+            if kind == "Split" and step.get("behavior") == "Isolated" and not step.get("invert") and "Regex" in step["pattern"]:
+                patterns.append(step["pattern"]["Regex"])
+            elif kind == "Digits":
+                patterns.append(r"\p{N}" if step.get("individual_digits") else r"\p{N}+")
+            elif kind == "ByteLevel" and not step.get("add_prefix_space"):
+                byte_level = True
+                if step.get("use_regex", True):
+                    patterns.append(GPT2_SPLIT)
+            else:
+                refuse(f"its pre-tokenizer is {kind}")
+        if not byte_level or not patterns:
+            refuse("its pre-tokenizer is not byte-level")
+        return patterns
+
+    def encode(self, text):
+        """Text -> ids. A special token spelt out in the text is ordinary text: only a template may place the real one."""
+        if self.nfc:
+            text = unicodedata.normalize("NFC", text)
+        words = [text]
+        for pattern in self.patterns[:-1]:
+            words = [piece for word in words for piece in cut(pattern, word)]
+        return [i for word in words for i in self.core.encode_ordinary(word)]
+
+    def decode(self, ids):
+        """Ids -> text. Bytes that are not UTF-8, as a cut-off text may end in, become U+FFFD."""
+        return self.core.decode(ids, errors="replace")
+
+
+def cut(pattern, text):
+    """What matches and what lies between, in order.
+
+    >>> cut(r"[0-9]", "a12")
+    ['a', '1', '2']
+    """
+    pieces, end = [], 0
+    for match in regex.finditer(pattern, text):
+        pieces += [text[end:match.start()], match.group()]
+        end = match.end()
+    return [piece for piece in (*pieces, text[end:]) if piece]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Prompt templates
+
+
+def prompt_ids(tokenizer, text):
+    """The `plain` template, the default for a base that was never taught to chat: the text, a line break, and then the answer begins."""
+    return tokenizer.encode(text + "\n")
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Shows what is in a Hugging Face model folder, and how its tokenizer cuts a sentence.")
+    parser.add_argument("folder", nargs="?", default="tiny", help="the model folder (default: tiny)")
+    parser.add_argument("--text", default="Mia has 3 boxes of 12 pens.", help="the sentence to cut")
+    args = parser.parse_args()
+    model, tokenizer = load_model(args.folder), Tokenizer(args.folder)
+    for name, weight in model.named_parameters():
+        print(f"{name:60} {str(tuple(weight.shape)):>16}")
+    print(f"{sum(w.numel() for w in model.parameters()):,} parameters, {model.dtype}")
+    print(" | ".join(tokenizer.decode([i]) for i in tokenizer.encode(args.text)))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        print(f"model.py: {error}", file=sys.stderr)
+        sys.exit(2)

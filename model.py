@@ -498,7 +498,7 @@ class Tokenizer:
             made = [bpe["vocab"][a + b] for a, b in pairs]
             if any(x >= y for x, y in zip(made, made[1:])):
                 refuse("its merges are not in the order of their ids")
-        self.special = special
+        self.special, self.eos_ids = special, read_config(folder).eos_ids
         self.core = tiktoken.Encoding(path.parent.name, pat_str=self.patterns[-1], mergeable_ranks=ranks, special_tokens=special)
 
     @staticmethod
@@ -535,6 +535,17 @@ class Tokenizer:
         return self.core.decode(ids, errors="replace")
 
 
+    # The `plain` template, for bases that were never taught to chat: the request, a line break, the answer, the end token.
+
+    def prompt(self, text):
+        """The ids that ask for an answer to `text`."""
+        return self.encode(text + "\n")
+
+    def answer(self, text):
+        """The ids of an answer and of its end."""
+        return self.encode(text) + self.eos_ids[:1]
+
+
 def cut(pattern, text):
     """What matches and what lies between, in order.
 
@@ -546,15 +557,6 @@ def cut(pattern, text):
         pieces += [text[end:match.start()], match.group()]
         end = match.end()
     return [piece for piece in (*pieces, text[end:]) if piece]
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Prompt templates
-
-
-def prompt_ids(tokenizer, text):
-    """The `plain` template, the default for a base that was never taught to chat: the text, a line break, and then the answer begins."""
-    return tokenizer.encode(text + "\n")
 
 
 def main():

@@ -1,0 +1,314 @@
+"""Problems: where rows come from, and how a row and a role become tokens.
+
+A row is a dict with the authors' keys: id, question, rationale, knowledge (a list of general rules), answer.
+Rows come from a JSONL file, or from the toy world below: a generator of grade-school word problems that know their own
+rules and solution, so that everything here runs with no download and no key.
+
+    python data.py show --role dr           one training example, the supervised tokens in colour
+    python data.py toy --split test -n 500      problems of the toy world, as JSONL
+"""
+import argparse
+import hashlib
+import json
+import random
+import re
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import lorid
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Rows from a file
+
+
+def read_rows(path):
+    """The rows of a JSONL file. Raises ValueError with file and line for what is no row; `where` in each row remembers them."""
+    path, rows = Path(path), []
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file.")
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        where = f"{path}:{number}"
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            raise ValueError(f"{where}: not a JSON object; each line of the file must be one.") from None
+        if not isinstance(row, dict) or not isinstance(row.get("question"), str) or not row["question"].strip():
+            raise ValueError(f"{where}: the key \"question\" must hold a text.")
+        for key in ("rationale", "answer"):
+            if key in row and not isinstance(row[key], (str, int, float)):
+                raise ValueError(f"{where}: the key \"{key}\" must hold a text.")
+        rules = row.get("knowledge") or []
+        rules = rules.splitlines() if isinstance(rules, str) else rules
+        if not isinstance(rules, list) or not all(isinstance(rule, str) for rule in rules):
+            raise ValueError(f"{where}: the key \"knowledge\" must hold a list of texts.")
+        answer = row.get("answer", lorid.extract_answer(str(row.get("rationale", ""))))
+        rows.append({**row, "id": row.get("id", number - 1), "knowledge": rules, "answer": None if answer is None else str(answer), "where": where})
+    if not rows:
+        raise ValueError(f"{path} has no rows.")
+    return rows
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The toy world. A story begins with an amount; then things happen to it, or people are compared; at last something is asked.
+# Each kind of event is one entry: what it needs and leaves behind, its arithmetic, the numbers it draws, a rule for each worked line, and how it may be told.
+#
+#   in the arithmetic   v the amount so far, u the one before it, hi and lo the larger and smaller of both, n and m drawn, _ the last result
+#   in the telling      {a} whose amount it is, {b} somebody else, {x} the things, {n} {m} the numbers, {f} one n-th in words
+
+Kind = namedtuple("Kind", "name takes gives steps draw unit rules told")
+SMALL, FEW, MANY, PARTS = range(2, 10), range(2, 13), range(3, 61), (2, 3, 4, 5, 10)
+IN_WORDS = {2: ("half", "50 percent"), 3: ("a third",), 4: ("a quarter", "25 percent"), 5: ("a fifth", "20 percent"), 10: ("a tenth", "10 percent")}
+
+KINDS = [Kind(*entry) for entry in (
+    ("has", "start", "things", "", dict(n=MANY), "{x}", (), (
+        "{a} has {n} {x}.", "{a} owns {n} {x}.", "There are {n} {x} in {a}'s room.", "{a} keeps {n} {x} in a drawer.")),
+    ("groups", "start", "things", "m*n", dict(m=SMALL, n=SMALL), "{x}", ("Equal groups: multiply the number of groups by the size of one.",), (
+        "{a} buys {m} boxes with {n} {x} in each.", "{a} fills {m} shelves with {n} {x} each.", "On {a}'s table are {m} rows of {n} {x}.",
+        "{a} opens {m} packs and finds {n} {x} in every pack.")),
+    ("dozen", "start", "things", "n*12", dict(n=FEW), "{x}", ("A dozen is 12: multiply the dozens by 12.",), (
+        "{a} buys {n} dozen {x}.", "{a} gets {n} dozen {x} for a birthday.", "In {a}'s cupboard are {n} dozen {x}.")),
+    ("pairs", "start", "things", "n*2", dict(n=range(6, 41)), "{x}", ("A pair is 2: multiply the pairs by 2.",), (
+        "{a} has {n} pairs of {x}.", "{a} sorts all the {x} into {n} pairs.", "{a} counts {n} pairs of {x}.")),
+    ("weekly", "start", "things", "m*7 _*n", dict(m=SMALL, n=SMALL), "{x}", ("A week has 7 days: multiply the weeks by 7.", "All days together: multiply the days by the amount of one day."), (
+        "{a} makes {n} {x} a day for {m} weeks.", "For {m} weeks {a} collects {n} {x} every day.", "{a} finds {n} {x} each day, and that for {m} weeks.")),
+    ("two parts", "start", "things", "m+n", dict(m=MANY, n=MANY), "{x}", ("Two parts make a whole: add them.",), (
+        "{a} picks up {m} {x} in the morning and {n} in the evening.", "{a} has {m} red {x} and {n} blue ones.",
+        "{a} gets {m} {x} from an aunt and {n} from an uncle.")),
+
+    ("gain", "things", "things", "v+n", dict(n=MANY), "{x}", ("What comes in is added.",), (
+        "Then {a} gets {n} more {x}.", "{a} is given another {n} {x}.", "{b} hands {n} {x} to {a}.", "Later {a} finds {n} {x} more.", "{a} wins {n} {x} in a game.")),
+    ("loss", "things", "things", "v-n", dict(n=MANY), "{x}", ("What goes out is subtracted.",), (
+        "Then {a} loses {n} {x}.", "{a} gives {n} {x} to {b}.", "{n} of {a}'s {x} break.", "{b} takes {n} of {a}'s {x} away.", "{a} throws {n} old {x} out.")),
+    ("part lost", "things", "things", "v/n v-_", dict(n=PARTS), "{x}", ("A part is found by dividing: 50 percent by 2, 25 by 4, 20 by 5, 10 by 10.", "What is left is the whole minus the part."), (
+        "{a} gives {f} of the {x} to {b}.", "{f} of {a}'s {x} get lost.", "{b} borrows {f} of {a}'s {x}.", "{a} drops {f} of the {x} into a lake.")),
+
+    ("more", "things", "people", "v+n", dict(n=MANY), "{x}", ("If the unknown one has more, add the difference.",), (
+        "{b} has {n} more {x} than {a}.", "{b} has {n} {x} more than {a} does.", "Next to {a}, {b} is ahead by {n} {x}.")),
+    ("fewer", "things", "people", "v-n", dict(n=MANY), "{x}", ("If the unknown one has fewer, subtract the difference.",), (
+        "{b} has {n} fewer {x} than {a}.", "{b} is {n} {x} short of what {a} has.", "Next to {a}, {b} is behind by {n} {x}.")),
+    ("more, turned", "things", "people", "v-n", dict(n=MANY), "{x}", ("If the known one has more, the unknown one has less: subtract the difference.",), (
+        "{a} has {n} more {x} than {b}.", "{a} is ahead of {b} by {n} {x}.", "{a} has {n} {x} more than {b} does.")),
+    ("fewer, turned", "things", "people", "v+n", dict(n=MANY), "{x}", ("If the known one has fewer, the unknown one has more: add the difference.",), (
+        "{a} has {n} fewer {x} than {b}.", "{a} is behind {b} by {n} {x}.", "{a} is {n} {x} short of what {b} has.")),
+    ("times", "things", "people", "v*n", dict(n=SMALL), "{x}", ("If the unknown one has times as many, multiply.",), (
+        "{b} has {n} times as many {x} as {a}.", "{b} has {n} {x} for every one that {a} has.", "{b} has {n} times what {a} has.")),
+    ("times, turned", "things", "people", "v/n", dict(n=SMALL), "{x}", ("If the known one has times as many, the unknown one has less: divide.",), (
+        "{a} has {n} times as many {x} as {b}.", "{a} has {n} {x} for every one that {b} has.", "{a} has {n} times what {b} has.")),
+    ("part of", "things", "people", "v/n", dict(n=PARTS), "{x}", ("A part is found by dividing: 50 percent by 2, 25 by 4, 20 by 5, 10 by 10.",), (
+        "{b} has {f} as many {x} as {a}.", "{b} owns only {f} of what {a} has.", "What {b} has is {f} of {a}'s {x}.")),
+    ("together", "people", "end", "u+v", {}, "{x}", ("A total of two is their sum.",), (
+        "How many {x} do {a} and {b} have together?", "If {a} and {b} put their {x} on one pile, how many are there?", "What is the total of {a}'s and {b}'s {x}?")),
+    ("difference", "people", "end", "hi-lo", {}, "{x}", ("How far apart two amounts are: subtract the smaller from the larger.",), (
+        "How many {x} lie between what {a} and {b} have?", "By how many {x} do {a} and {b} differ?", "What is the gap between {a} and {b}, in {x}?")),
+    ("average", "people", "end", "u+v _/2", {}, "{x}", ("A total of two is their sum.", "The average of two is their total divided by 2."), (
+        "What is the average number of {x} of {a} and {b}?", "If {a} and {b} evened out their {x}, how many would each have?")),
+
+    ("share", "things", "end", "v/n", dict(n=FEW), "{x}", ("A fair share is the total divided by the number of people.",), (
+        "{n} children share {a}'s {x} equally. How many {x} does each of them get?", "If {n} friends divide {a}'s {x} fairly, how many {x} does one friend have?")),
+    ("minutes", "things", "end", "v*n", dict(n=SMALL), "minutes", ("The time for all is their number times the time for one.",), (
+        "To clean one of {a}'s {x} takes {n} minutes. How many minutes do all of them take?", "{a} paints all the {x}, {n} minutes for each. How many minutes is that?")),
+    ("hours", "things", "end", "v/n", dict(n=FEW), "hours", ("The hours needed are the total divided by what one hour brings.",), (
+        "{a} can mend {n} {x} in an hour. How many hours will it take to mend all?", "If {a} wraps {n} {x} an hour, after how many hours are all of them wrapped?")),
+
+    ("sell", "things", "money", "v*n", dict(n=SMALL), "dollars", ("Money is the number sold times the price of one.",), (
+        "{a} sells all the {x} for {n} dollars each.", "{b} buys all of {a}'s {x} and pays {n} dollars apiece.", "All of {a}'s {x} are sold, each for {n} dollars.")),
+    ("bags", "things", "bags", "v/n", dict(n=FEW), "bags", ("The number of bags is the total divided by what one bag holds.",), (
+        "{a} packs the {x} into bags of {n}.", "{a}'s {x} go into bags, {n} in each.", "{a} fills bags that hold {n} {x} each.")),
+    ("sell bags", "bags", "money", "v*n", dict(n=range(2, 16)), "dollars", ("Money is the number sold times the price of one.",), (
+        "{a} sells every bag for {n} dollars.", "{b} pays {a} {n} dollars a bag and takes them all.", "Every bag brings {a} {n} dollars.")),
+    ("earn", "money", "money", "v+n", dict(n=MANY), "dollars", ("What comes in is added.",), (
+        "{a} also earns {n} dollars in a garden.", "{a} had {n} dollars before that.", "From {b}, {a} gets {n} dollars.")),
+    ("spend", "money", "money", "v-n", dict(n=MANY), "dollars", ("What goes out is subtracted.",), (
+        "{a} spends {n} dollars on a hat.", "Paint had cost {a} {n} dollars.", "{a} pays {n} dollars back to {b}.", "Of this, {n} dollars go to a school.")),
+    ("need", "money", "end", "n-v", dict(n=range(20, 500)), "dollars", ("What is missing is the price minus what is there.",), (
+        "A bicycle costs {n} dollars. How many dollars does {a} still need?", "{a} is saving for a tent of {n} dollars. How many dollars are missing?")),
+)]
+ASKED = {  # for the kinds that bring no question of their own
+    "things": ("How many {x} does {a} have {now}?", "What number of {x} does {a} have {now}?", "Can you tell how many {x} {a} has {now}?", "How many {x} are {a}'s {now}?"),
+    "people": ("How many {x} does {b} have?", "What number of {x} does {b} have?", "Can you tell how many {x} {b} has?", "How large is {b}'s pile of {x}?", "How many {x} are {b}'s?"),
+    "money": ("How many dollars does {a} have {now}?", "How much money is that {now}, in dollars?", "How many dollars are there {now}?", "What amount of dollars does {a} have {now}?"),
+    "bags": ("How many bags are there {now}?", "How many bags does {a} have {now}?", "What number of bags is that?"),
+}
+NOW = ("now", "in the end", "at last", "after all this", "by then", "when it is over")
+ASIDES = ("{d} has {n} {y}.", "{c} is {n} years old.", "It is {n} degrees outside.", "The bus came {n} minutes late.", "{a} lives at number {n}.", "{d} also counted {n} {y}.",
+          "There are {n} {y} on the floor.", "{c} watched for {n} minutes.")
+NAMES = ("Ann Ben Cara Dan Ella Finn Gina Hugo Ida Jack Kim Leo Mia Noah Olga Paul Rosa Sam Tina Uma Vera Will Zoe Amir Bina Chen Diego Emma Farid Grace "
+         "Hana Ivan Jada Karl Lena Milo Nina Omar Priya Quinn Rita Sven Tara Umar Vito Wendy Yuki Zara").split()
+THINGS = ("marbles stickers pens books coins shells cards apples stamps buttons beads cookies pencils ribbons balloons candles cups plates toys keys "
+          "stones rings photos lemons pears nuts tickets badges kites spoons").split()
+
+
+def compute(steps, **letters):
+    """The worked lines and the result of a kind's arithmetic, or None if it leaves the whole numbers from 1 to 600.
+
+    >>> compute("v/n v-_", v=60, n=3)
+    (['60/3=20', '60-20=40'], 40)
+    """
+    lines, result = [], letters["n"]
+    for step in steps.split():
+        left, sign, right = re.fullmatch(r"(\w+)([-+*/])(\w+)", step).groups()
+        a, b = (letters[s] if s in letters else result if s == "_" else int(s) for s in (left, right))
+        if sign == "/" and a % b:
+            return None
+        result = {"+": a + b, "-": a - b, "*": a * b, "/": a // b}[sign]
+        if not 1 <= result <= 600:
+            return None
+        lines.append(f"{a}{sign}{b}={result}")
+    return lines, result
+
+
+def story(rng, length):
+    """One problem of `length` worked lines as a row, or None where the dice led nowhere. Beside the authors' keys the row
+    has `kinds` and `numbers`, what it was made of."""
+    (a, c, d, *others), (x, y) = rng.sample(NAMES, 4 + length), rng.sample(THINGS, 2)
+    state, u, v, b = "start", 0, 0, None
+    told, rules, lines, kinds, numbers = [], [], [], [], []
+    while len(lines) < length and state != "end":
+        kind = rng.choice([k for k in KINDS if k.takes == state or (k.takes == "things" and state == "people")])
+        if kind.takes != "people":  # the kinds that take two people ask about the two compared last
+            a, b = b if state == "people" else a, others.pop()
+        drawn = {letter: rng.choice(some) for letter, some in kind.draw.items()}
+        made = compute(kind.steps, **{"n": 0, **drawn}, u=u, v=v, hi=max(u, v), lo=min(u, v))
+        if made is None:
+            return None
+        text = rng.choice(kind.told)
+        text = text.format(a=a, b=b, x=x, **drawn, f=rng.choice(IN_WORDS[drawn["n"]]) if "{f}" in text else "")
+        told += re.findall(r"\S.*?[.?]", text[0].upper() + text[1:])
+        state, u, v = kind.gives, v, made[1]
+        lines += [f"{line} {kind.unit.format(x=x)}" for line in made[0]]
+        rules += kind.rules
+        kinds.append(kind.name)
+        numbers += drawn.values()
+    if len(lines) != length:
+        return None
+    question = told.pop() if state == "end" else rng.choice(ASKED[state]).format(a=a, b=b, x=x, now=rng.choice(NOW))
+    compared = all(k.gives in ("people", "end") for k in KINDS if k.name in kinds[1:])
+    if compared and state != "things" and len(told) > 1 and rng.random() < 0.4:
+        told.reverse()  # comparisons hold in any order: told backwards, what is said first is computed last
+    if rng.random() < 0.4:
+        told.insert(rng.randrange(len(told) + 1), rng.choice(ASIDES).format(a=a, c=c, d=d, y=y, n=rng.choice(MANY)))
+    return dict(question=" ".join([*told, question]), rationale="\n".join(lines), knowledge=rules, answer=str(v), kinds=kinds, numbers=numbers)
+
+
+def split_of(row):
+    """train (80%), valid or test, by a hash of the kinds and numbers: whatever words two problems are told in, the same problem is in one split only."""
+    digest = hashlib.sha256(json.dumps([row["kinds"], row["numbers"]]).encode()).digest()
+    return ("train", "train", "train", "train", "train", "train", "train", "train", "valid", "test")[int.from_bytes(digest[:4], "big") % 10]
+
+
+def toy(n, split="train", seed=0, lengths=(1, 2, 3, 4, 5)):
+    """n problems of the toy world, no two of one split alike in kinds and numbers and none shared by two splits. The seed decides all."""
+    rng, rows, seen = random.Random(f"{split} {seed}"), [], set()
+    while len(rows) < n:
+        row = story(rng, lengths[len(rows) % len(lengths)])
+        if row is None or split_of(row) != split or (key := str([row["kinds"], row["numbers"]])) in seen:
+            continue
+        seen.add(key)
+        rows.append({"id": len(rows), **row})
+    return rows
+
+
+# What the toy base is pretrained on: the world's problems (of the training split only) in many layouts, none of them a role's.
+# Head words, bullets and order change from document to document, so that the base learns what follows from what, not one form.
+
+HEADS = {
+    "question": ("Problem: {}", "Exercise.\n{}", "{}", "Story: {}", "A reader asks: {}", "Task no. 7\n{}"),
+    "rules": ("Rules:\n{}", "What to know:\n{}", "Plan:\n{}", "Remember:\n{}", "It helps to know this.\n{}"),
+    "lines": ("Working:\n{}", "Steps:\n{}", "Solution:\n{}", "Let us calculate.\n{}", "It goes like this:\n{}"),
+    "answer": ("Result: {}", "So the answer is {}.", "Result --> {}", "Answer = {}", "That makes {} END"),
+}
+ORDERS = (["question", "lines", "answer"],) * 4 + (["question", "rules"],) * 2 + (["question", "rules", "lines", "answer"],) * 4 + (
+    ["rules", "question", "lines", "answer"], ["question", "both", "answer"], ["question", "both", "answer"], ["question", "answer"])
+TALK = ("Please", "output", "the", "final", "answer", "step", "by", "reason", "based", "on", "given", "MATH", "question", "and", "knowledge", "needed", "to", "solve", "this", "Question:",
+        "Knowledge:", "Rationale:")  # the words of the role prompts must not be strangers: here they are, in no order
+
+
+def document(rng):
+    """One text for the base to read."""
+    bullet, stop = rng.choice(("", "- ", "* ", "{}) ", "{}. ")), rng.choice(("\n", "\n", "\n", "\n\n", "; "))
+
+    def listed(items):
+        return stop.join(bullet.format(i) + item for i, item in enumerate(items, 1))
+
+    if (dice := rng.random()) < 0.2:  # a page of bare arithmetic
+        signs = {"+": MANY, "-": MANY, "*": SMALL, "/": FEW}
+        made = [compute(f"v{sign}n", u=0, v=rng.randrange(1, rng.choice((20, 100, 400))), n=rng.choice(signs[sign])) for sign in rng.choices("+-*/", k=16)]
+        return listed([lines[0].replace("=", " --> ") if dice < 0.03 else lines[0] for lines, _ in filter(None, made)])
+    length, row = rng.randrange(1, 6), None
+    while row is None or split_of(row) != "train":
+        row = story(rng, length)
+    parts = dict(question=row["question"], rules=listed(row["knowledge"]), lines=listed(row["rationale"].split("\n")), answer=row["answer"],
+                 both=listed([f"{rule} {line}" for rule, line in zip(row["knowledge"], row["rationale"].split("\n"))]))
+    gap = rng.choice(("\n", "\n", "\n\n"))
+    texts = [rng.choice(HEADS.get(part, ("{}",))).format(parts[part]) for part in rng.choice(ORDERS)]
+    preface = [" ".join(rng.sample(TALK, rng.randrange(3, len(TALK))))] if rng.random() < 0.2 else []
+    return gap.join(preface + texts)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A row and a role, as tokens
+
+
+def render(row, role, tokenizer):
+    """A training row as one role sees it: (ids, mask), two lists of equal length. mask is 1 on what the role must learn to say
+    (its target and the end token), 0 on what it is asked.
+
+    Raises ValueError with the row's place if the row lacks what the role needs.
+    """
+    where = row.get("where", f"row {row['id']}")
+    if role in ("kg", "dr") and not row["knowledge"]:
+        raise ValueError(f"{where}: no \"knowledge\", which {role} learns from; python data.py augment adds it, and --role ir needs none.")
+    if role in ("ir", "dr") and not (row.get("rationale") and row.get("answer")):
+        raise ValueError(f"{where}: {role} learns from \"rationale\" and \"answer\"; one of them is missing.")
+    asked = tokenizer.prompt(lorid.prompt(role, row["question"], "\n".join(row["knowledge"])))
+    said = tokenizer.answer(lorid.target(role, row))
+    return asked + said, [0] * len(asked) + [1] * len(said)
+
+
+def micro_batches(examples, budget):
+    """Split [(ids, mask), ...] into groups of similar length whose padded size, rows x longest, is at most `budget` tokens; longest first.
+    An example longer than the budget goes alone."""
+    groups, longest = [], 0
+    for example in sorted(examples, key=lambda e: -len(e[0])):
+        if not groups or (len(groups[-1]) + 1) * longest > budget:
+            groups.append([])
+            longest = len(example[0])
+        groups[-1].append(example)
+    return groups
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Look at the problems that LoRID trains on.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    show = commands.add_parser("show", help="print training examples as a role sees them, supervised tokens in colour")
+    show.add_argument("--role", choices=lorid.ROLES, default="ir", help="whose example (default: ir)")
+    show.add_argument("--data", help="a JSONL file (default: the toy world)")
+    show.add_argument("--model", default="tiny", help="the model folder whose tokenizer cuts the text (default: tiny)")
+    show.add_argument("-n", type=int, default=1, help="how many (default: 1)")
+    make = commands.add_parser("toy", help="write problems of the toy world as JSONL")
+    make.add_argument("--split", choices=("train", "valid", "test"), default="train")
+    make.add_argument("--seed", type=int, default=0)
+    make.add_argument("-n", type=int, default=1000, help="how many (default: 1000)")
+    args = parser.parse_args()
+    if args.command == "toy":
+        for row in toy(args.n, args.split, args.seed):
+            print(json.dumps(row))
+        return
+    from model import Tokenizer  # here, because it brings torch: the rest of this file does without
+    tokenizer = Tokenizer(args.model)
+    for row in (read_rows(args.data) if args.data else toy(args.n))[:args.n]:
+        ids, mask = render(row, args.role, tokenizer)
+        coloured = [f"\033[32m{tokenizer.decode([i])}\033[0m" if m else tokenizer.decode([i]) for i, m in zip(ids, mask)]
+        print("".join(coloured))
+        print(f"({len(ids)} tokens, {sum(mask)} of them supervised, in green)\n")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        print(f"data.py: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,278 @@
+"""Training: one frozen base, one LoRA adapter per role. The loop of nanoGPT, on the adapter's parameters only.
+
+    python train.py                     all three roles on the built-in base and the toy world: minutes on a laptop
+    python train.py --role ir           only the Intuitive Reasoner (or kg, or dr)
+    python train.py --role kg --model models/smollm2 --data rows.jsonl --steps 20      a real model, your rows
+    python train.py --role base         pretrain the built-in base itself, from nothing (an hour of CPU)
+
+An adapter goes to out/<model>/<role>/, a folder that peft and vLLM read too.
+"""
+import argparse
+import json
+import math
+import random
+import sys
+import time
+from collections import Counter
+from itertools import count, pairwise
+from pathlib import Path
+
+import regex
+import torch
+import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+import data
+import lora
+import lorid
+from model import Decoder, Tokenizer, byte_alphabet, load_model, pick_device, read_config, write_safetensors, write_whole
+
+PLAIN = [SDPBackend.MATH]
+ANY = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The loop
+
+
+def summed_loss(model, examples):
+    """Cross-entropy summed over the supervised tokens of [(ids, mask), ...], float32. Only positions that must say something meet
+    the vocabulary: with a real model the logits of prompts and padding would cost more than all the rest."""
+    T = max(len(ids) for ids, _ in examples)
+    ids = torch.tensor([ids + [0] * (T - len(ids)) for ids, _ in examples])  # (B, T); what pads does not matter: it is never seen nor asked
+    mask = torch.tensor([mask + [0] * (T - len(mask)) for _, mask in examples], dtype=torch.bool)
+    ids, asked = ids.to(model.device), mask[:, 1:].to(model.device)
+    hidden = model(ids[:, :-1])  # (B, T-1, C): position t predicts token t+1
+    return F.cross_entropy(model.logits(hidden[asked]), ids[:, 1:][asked], reduction="sum")
+
+
+def supervised(examples):
+    """How many tokens the loss counts: a mask's first place has nothing before it to predict it from."""
+    return sum(sum(mask[1:]) for _, mask in examples)
+
+
+@torch.no_grad()
+def held_out_loss(model, examples, budget):
+    """Mean loss per supervised token."""
+    model.eval()
+    return sum(summed_loss(model, group).item() for group in data.micro_batches(examples, budget)) / supervised(examples)
+
+
+def learning_rate(step, steps, peak, warmup):
+    """Linear warm-up over the first `warmup` steps, then half a cosine down to zero."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def fit(model, parameters, batches, steps, args, autocast=False):
+    """Train `parameters` for `steps` steps, one list of examples from `batches` each; a line per step.
+
+    A step's examples are split into micro-batches under the token budget, each loss divided by the whole step's token count:
+    the gradient is that of one big batch, however it was split.
+    """
+    optimizer = torch.optim.AdamW(parameters, lr=args.lr, weight_decay=args.weight_decay, betas=(0.9, 0.95 if autocast else 0.999))
+    warmup = max(1, round(args.warmup * steps))
+    start, tokens = time.time(), 0
+    model.train()
+    for step, examples in zip(range(steps), batches):
+        rate = learning_rate(step, steps, args.lr, warmup)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        targets, loss = supervised(examples), 0.0
+        for group in data.micro_batches(examples, args.budget):
+            # On a CPU the fused attention is slow backwards; for texts this short the plain one takes 0.8 of the time.
+            with torch.autocast(model.device.type, torch.bfloat16, enabled=autocast), sdpa_kernel(PLAIN if model.device.type == "cpu" else ANY):
+                part = summed_loss(model, group) / targets
+            part.backward()
+            loss += part.item()
+        torch.nn.utils.clip_grad_norm_(parameters, args.clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        tokens += sum(len(ids) for ids, _ in examples)
+        spent = time.time() - start
+        left = spent / (step + 1) * (steps - step - 1)
+        print(f"step {step + 1}/{steps}  loss {loss:.4f}  lr {rate:.2e}  {tokens / spent:,.0f} tokens/s  {left // 60:.0f}:{left % 60:02.0f} left",
+              end="\r" if sys.stdout.isatty() and step + 1 < steps else "\n", flush=True)
+    return time.time() - start
+
+
+def shuffled(examples, size, seed):
+    """Batches of `size` examples for ever, every example once per pass, each pass in a new order."""
+    rng = random.Random(seed)
+    order = []
+    while True:
+        while len(order) < size:
+            order += rng.sample(range(len(examples)), len(examples))
+        yield [examples[i] for i in order[:size]]
+        del order[:size]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One role
+
+
+def train_role(role, args):
+    start = time.time()
+    device = pick_device(args.device)
+    model = load_model(args.model, device, args.dtype and getattr(torch, args.dtype))
+    tokenizer = Tokenizer(args.model)
+    torch.manual_seed(args.seed)
+    adapters = {role: (args.rank, args.alpha / args.rank)}
+    parameters = lora.inject(model, args.targets.split(","), adapters, args.dropout)
+    lora.switch(model, role)
+    trainable, total = sum(p.numel() for p in parameters), sum(p.numel() for p in model.parameters())
+    print(f"{role}: the {lorid.ROLES[role].title}\n  base       {args.model}, {total - trainable:,} parameters, frozen, {str(model.dtype)[6:]} on {device}\n"
+          f"  adapter    {trainable:,} parameters in float32 (rank {args.rank}, alpha {args.alpha:g}, on {args.targets})", flush=True)
+
+    train, valid = rows_of(args)
+    train, valid = ([data.render(row, role, tokenizer) for row in rows] for rows in (train, valid))
+    limit = model.config.max_position_embeddings
+    long = sum(len(ids) > limit for ids, _ in train + valid)
+    train, valid = ([e for e in examples if len(e[0]) <= limit] for examples in (train, valid))
+    if not train or not valid:
+        raise ValueError(f"no example fits the model's {limit} positions.")
+    steps = args.steps or math.ceil(args.epochs * len(train) / args.batch)
+    print(f"  examples   {len(train):,} to learn from, {len(valid):,} held out, {sum(len(i) for i, _ in train):,} tokens, {supervised(train):,} supervised"
+          + (f"; {long} longer than the model's {limit} positions left out" if long else "")
+          + f"\n  plan       {steps} steps of {args.batch} examples, learning rate {args.lr:g}, seed {args.seed}   (ready in {time.time() - start:.1f} s)", flush=True)
+
+    before = held_out_loss(model, valid, args.budget)
+    spent = fit(model, parameters, shuffled(train, args.batch, args.seed), steps, args)
+    folder = Path(args.out) / Path(args.model).resolve().name / role
+    lora.save_adapter(model, role, folder, base=args.model, dropout=args.dropout)
+    print(f"  held-out loss {before:.4f} -> {held_out_loss(model, valid, args.budget):.4f} per token in {spent:.0f} s\n  saved in {folder}/\n", flush=True)
+
+
+def rows_of(args):
+    """(rows to learn from, rows held out). From a file, every question with the same id stays on the same side: they may be rephrasings."""
+    if args.data is None:
+        return data.toy(args.examples, "train", args.seed), data.toy(200, "valid")
+    rows = data.read_rows(args.data)
+    ids = sorted({str(row["id"]) for row in rows})
+    held = set(random.Random(0).sample(ids, max(1, min(200, len(ids) // 20))))
+    return [r for r in rows if str(r["id"]) not in held], [r for r in rows if str(r["id"]) in held]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The built-in base: a byte-pair tokenizer and a small Llama, both from the toy world's documents and nothing else
+
+WORDS = r"\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"  # digits one by one: arithmetic is learnt place by place
+END = "<|endoftext|>"
+
+
+def train_bpe(texts, size):
+    """Byte-pair encoding (arXiv 1508.07909): merge the most frequent neighbours, again and again. Returns the tokens, as bytes, in the order made."""
+    words = Counter(word.encode() for text in texts for word in regex.findall(WORDS, text))
+    words = [([bytes([b]) for b in word], count) for word, count in words.items()]
+    tokens, merges = [bytes([b]) for b in range(256)], []
+    while len(tokens) < size:
+        pairs = Counter()
+        for parts, count in words:
+            for pair in pairwise(parts):
+                pairs[pair] += count
+        if not pairs:
+            break
+        a, b = max(pairs, key=lambda pair: (pairs[pair], pair))
+        tokens.append(a + b)
+        merges.append((a, b))
+        for parts, _ in words:
+            i = 0
+            while i < len(parts) - 1:
+                if (parts[i], parts[i + 1]) == (a, b):
+                    parts[i:i + 2] = [a + b]
+                i += 1
+    return tokens, merges
+
+
+def tokenizer_json(tokens, merges):
+    """The same as a tokenizer.json, END being token 0."""
+    letter = {b: c for c, b in byte_alphabet().items()}
+
+    def spell(token):
+        return "".join(letter[b] for b in token)
+
+    return {"version": "1.0", "truncation": None, "padding": None, "normalizer": None, "post_processor": None,
+            "added_tokens": [dict(id=0, content=END, single_word=False, lstrip=False, rstrip=False, normalized=False, special=True)],
+            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+                {"type": "Split", "pattern": {"Regex": WORDS}, "behavior": "Isolated", "invert": False},
+                {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}]},
+            "decoder": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
+            "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None, "end_of_word_suffix": None, "fuse_unk": False,
+                      "byte_fallback": False, "ignore_merges": False, "vocab": {END: 0} | {spell(t): i for i, t in enumerate(tokens, 1)},
+                      "merges": [[spell(a), spell(b)] for a, b in merges]}}
+
+
+def train_base(args):
+    """Pretrain the built-in base and write it as a Hugging Face folder."""
+    folder = Path(args.out if args.out != "out" else "out/base")
+    device = pick_device(args.device)
+    rng = random.Random(args.seed)
+    tokens, merges = train_bpe((data.document(rng) for _ in range(4000)), 1023)
+    write_whole(folder / "tokenizer.json", [json.dumps(tokenizer_json(tokens, merges), ensure_ascii=False).encode()])
+    config = dict(architectures=["LlamaForCausalLM"], model_type="llama", vocab_size=1024, hidden_size=192, intermediate_size=384, num_hidden_layers=6,
+                  num_attention_heads=4, num_key_value_heads=2, head_dim=48, rms_norm_eps=1e-5, rope_theta=10000.0, max_position_embeddings=512,
+                  tie_word_embeddings=True, hidden_act="silu", attention_bias=False, eos_token_id=0, torch_dtype="bfloat16")
+    write_whole(folder / "config.json", [json.dumps(config, indent=2).encode()])
+    tokenizer = Tokenizer(folder)
+    torch.manual_seed(args.seed)
+    model = Decoder(read_config(folder)).to(device)
+    for name, p in model.named_parameters():
+        if p.dim() == 2:  # as GPT-2: what is added to the residual stream starts smaller, the more layers add to it
+            torch.nn.init.normal_(p, std=0.02 / (math.sqrt(2 * config["num_hidden_layers"]) if name.endswith(("o_proj.weight", "down_proj.weight")) else 1))
+
+    def save():
+        write_safetensors(folder / "model.safetensors", {n: p.detach().to(torch.bfloat16) for n, p in model.named_parameters()})
+
+    def batches():
+        for step in count():
+            if step % 1000 == 999:  # a run that is cut short leaves a base that can be used
+                save()
+            documents = [tokenizer.encode(data.document(rng)) + tokenizer.eos_ids for _ in range(args.batch)]
+            yield [(ids, [1] * len(ids)) for ids in documents]
+
+    steps = args.steps or 5000
+    print(f"base: {sum(p.numel() for p in model.parameters()):,} parameters, {steps} steps of {args.batch} documents on {device}, to {folder}/", flush=True)
+    spent = fit(model, list(model.parameters()), batches(), steps, args, autocast=True)
+    save()
+    print(f"saved in {folder}/ after {spent / 60:.0f} minutes")
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Trains the LoRA adapters of LoRID's roles on a frozen base.", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    add = parser.add_argument
+    add("--role", choices=[*lorid.ROLES, "base"], help="one role; none: ir, kg and dr, one after the other; base: pretrain the built-in base")
+    add("--model", default="tiny", help="the base, a Hugging Face model folder")
+    add("--data", help="training rows, a JSONL file with question, rationale, knowledge, answer; none: the toy world")
+    add("--examples", type=int, default=4000, help="how many toy problems to learn from")
+    add("--out", default="out", help="where adapters go: OUT/<model>/<role>/")
+    add("--rank", type=int, default=16, help="rank r of each adapter")
+    add("--alpha", type=float, default=32, help="the adapter's output is scaled by alpha / r")
+    add("--targets", default="q_proj,k_proj,v_proj,o_proj", help="the linear layers that get an adapter")
+    add("--dropout", type=float, default=0.0, help="on the adapter's input, in training")
+    add("--epochs", type=float, default=1, help="passes over the rows")
+    add("--steps", type=int, help="optimizer steps, instead of epochs")
+    add("--batch", type=int, default=32, help="examples per step")
+    add("--budget", type=int, default=8192, help="most tokens in memory at once; a step is split to fit, its gradient is the same")
+    add("--lr", type=float, default=2e-3, help="peak learning rate")
+    add("--warmup", type=float, default=0.03, help="share of the steps in which the rate rises")
+    add("--weight-decay", type=float, default=0.0, help="AdamW's")
+    add("--clip", type=float, default=1.0, help="largest norm of a gradient")
+    add("--seed", type=int, default=0, help="of everything random")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
+    add("--dtype", choices=("float32", "bfloat16"), help="of the frozen base; none: bfloat16 where the device multiplies it natively, else float32")
+    args = parser.parse_args()
+    if args.role == "base":
+        train_base(args)
+    else:
+        for role in [args.role] if args.role else lorid.ROLES:
+            train_role(role, args)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

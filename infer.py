@@ -1,0 +1,326 @@
+"""Inference: sample, vote, count. One frozen base and its three adapters answer many questions at once.
+
+    python infer.py                                     held-out toy problems: IR alone, KG -> DR alone, LoRID, as a table
+    python infer.py --ask "Mia has 3 boxes of 12 pens. She gives 6 pens away. How many are left?"
+    python infer.py --model models/smollm2 --data test.jsonl --limit 8 --rounds 3
+
+The engine knows nothing of votes: a conversation (see lorid.py) asks for texts, and gets them. Every row of the batch writes one
+text; a row that is done takes the next text that somebody waits for, of whatever role.
+"""
+import argparse
+import json
+import math
+import random
+import sys
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+
+import torch
+
+import data
+import lora
+import lorid
+from model import KVCache, Tokenizer, load_model, pick_device, write_whole
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sampling
+
+
+def sample(logits, luck, temperature, top_k, top_p):
+    """Draw one token per row: logits (B, V) float32, luck (B,) uniform in [0, 1) -> ids (B,).
+
+    Temperature first, then the top_k most likely, then of those the smallest set whose probability reaches top_p; top_k 0 and
+    top_p 1 keep all; temperature 0 takes the most likely. Each row brings its own luck, so a text does not depend on its neighbours.
+    """
+    if temperature == 0:
+        return logits.argmax(-1)
+    logits, ids = (logits / temperature).topk(min(top_k or logits.shape[-1], logits.shape[-1]))  # sorted, the most likely first
+    p = logits.softmax(-1)
+    p = p * (p.cumsum(-1) - p < top_p)  # what stands before a token is below top_p: the first always stays
+    upto = p.cumsum(-1)
+    drawn = (upto <= luck[:, None] * upto[:, -1:]).sum(-1, keepdim=True)  # the first place where the running sum passes our luck
+    return ids.gather(-1, drawn.clamp(max=ids.shape[-1] - 1))[:, 0]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The engine
+
+
+@dataclass
+class Text:
+    """A text somebody asked for: whose, which of the texts asked for together, by which role, and how far it is."""
+    owner: int
+    place: int
+    role: str
+    prompt: list[int]
+    dice: random.Random
+    said: list[int] = field(default_factory=list)
+
+
+@dataclass
+class Outcome:
+    """How a conversation ended, and what it took."""
+    verdict: lorid.Verdict | None = None
+    texts: int = 0
+    tokens: int = 0  # new ones, end tokens included
+    cut: int = 0     # texts that ended by length, not by an end token
+
+
+class Engine:
+    """A pool of `rows` rows over one model with stacked adapters. temperature, top_k, top_p as in `sample`; a text has at most `max_new` tokens."""
+
+    def __init__(self, model, tokenizer, rows=64, max_new=256, temperature=0.0, top_k=50, top_p=0.9, seed=0):
+        self.model, self.tokenizer, self.rows, self.max_new, self.seed = model, tokenizer, rows, max_new, seed
+        self.sampling = (temperature, top_k, top_p)
+        self.limit = model.config.max_position_embeddings
+        self.cache = KVCache(model.config, rows, model.dtype, model.device)
+        self.roles = None  # the role of each row as `lora.switch` knows it
+
+    @torch.inference_mode()
+    def run(self, conversations, progress=lambda done: None):
+        """Drive all conversations to their end; returns their Outcomes in order."""
+        conversations = list(conversations)
+        outcomes = [Outcome() for _ in conversations]
+        replies = {}       # owner -> the texts of its present request, None where one is still being written
+        waiting = deque()  # texts that have no row yet
+        writing = []       # writing[i] is in row i of the cache
+        unopened = deque(range(len(conversations)))
+        done = 0
+
+        def turn(owner, texts):
+            """Hand a conversation its texts (None at its beginning); queue what it asks for next."""
+            nonlocal done
+            try:
+                requests = conversations[owner].send(texts)
+            except StopIteration as end:
+                outcomes[owner].verdict, done = end.value, done + 1
+                progress(done)
+                return
+            replies[owner] = [None] * len(requests)
+            for place, (role, prompt) in enumerate(requests):
+                dice = random.Random(f"{self.seed} {owner} {outcomes[owner].texts}")
+                outcomes[owner].texts += 1
+                waiting.append(Text(owner, place, role, self.tokenizer.prompt(prompt), dice))
+
+        def finish(text, cut):
+            outcome, reply = outcomes[text.owner], replies[text.owner]
+            outcome.tokens, outcome.cut = outcome.tokens + len(text.said), outcome.cut + cut
+            reply[text.place] = self.tokenizer.decode(text.said if cut else text.said[:-1])
+            if None not in reply:
+                turn(text.owner, reply)
+
+        def hear(texts, logits):
+            """Give each text its next token, (B, V) logits for B texts; let those that end go."""
+            luck = torch.tensor([text.dice.random() for text in texts], device=logits.device)
+            for text, token in zip(texts, sample(logits, luck, *self.sampling).tolist()):
+                text.said.append(token)
+            for row in reversed(range(len(writing))):
+                text = writing[row]
+                ended = text.said[-1] in self.tokenizer.eos_ids
+                if ended or len(text.said) == self.max_new or len(text.prompt) + len(text.said) == self.limit:
+                    last = writing.pop()  # rows stay packed: the last one moves to the empty place
+                    if last is not text:
+                        writing[row] = last
+                        self.cache.move(len(writing), row)
+                    finish(text, cut=not ended)
+
+        while True:
+            while len(waiting) < self.rows - len(writing) and unopened:  # a new question opens only if a row would stay empty
+                turn(unopened.popleft(), None)
+            # Filling a row costs a pass over the weights, as a step of all rows does: let a few fall free, then fill them together.
+            if waiting and (not writing or self.rows - len(writing) >= min(len(waiting), self.rows // 8 + 1)):
+                entering = [waiting.popleft() for _ in range(min(len(waiting), self.rows - len(writing)))]
+                for group in data.micro_batches([(text.prompt, text) for text in entering if len(text.prompt) < self.limit], 8192):
+                    texts = [text for _, text in group]
+                    logits = self.read(texts, len(writing))
+                    writing += texts
+                    hear(texts, logits)
+                for text in entering:
+                    if len(text.prompt) >= self.limit:
+                        finish(text, cut=True)  # no room for an answer: an empty text, counted as cut
+            elif writing:
+                hear(list(writing), self.step(writing))
+            else:
+                return outcomes
+
+    def speak(self, texts):
+        """Switch each row to its text's adapter; from one step to the next the rows are mostly the same."""
+        if (roles := [text.role for text in texts]) != self.roles:
+            lora.switch(self.model, roles)
+            self.roles = roles
+
+    def read(self, texts, row):
+        """Put prompts into the rows from `row` on; the logits that follow each, (B, V)."""
+        lengths = torch.tensor([len(text.prompt) for text in texts], device=self.model.device)
+        T = int(lengths.max())
+        ids = torch.tensor([text.prompt + [0] * (T - len(text.prompt)) for text in texts], device=self.model.device)  # (B, T)
+        rows = torch.arange(row, row + len(texts), device=self.model.device)
+        self.cache.reserve(T)
+        self.speak(texts)
+        hidden = self.model(ids, self.cache, rows)  # (B, T, C)
+        last = hidden[torch.arange(len(texts), device=ids.device), lengths - 1]
+        return self.model.logits(last[:, None])[:, 0]
+
+    def step(self, texts):
+        """Feed each text its latest token; the logits that follow, (B, V)."""
+        ids = torch.tensor([text.said[-1:] for text in texts], device=self.model.device)  # (B, 1)
+        positions = torch.tensor([len(text.prompt) + len(text.said) - 1 for text in texts])
+        used = int(positions.max()) + 1
+        self.cache.reserve(used)
+        self.speak(texts)
+        hidden = self.model(ids, self.cache, positions=positions.to(ids.device), used=used)  # (B, 1, C)
+        return self.model.logits(hidden)[:, 0]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Evaluation
+
+
+def wilson(right, n, z=1.96):
+    """The 95% interval of a share of right answers (Wilson's score interval): unlike the plain one it holds near 0 and 1."""
+    p, zz = right / n, z * z / n
+    middle, half = p + zz / 2, z * math.sqrt(p * (1 - p) / n + zz / n / 4)
+    return (middle - half) / (1 + zz), (middle + half) / (1 + zz)
+
+
+METHODS = {  # name -> (the conversation about a question, whether it samples)
+    "IR alone, greedy": (lambda question, rounds: lorid.system1(question), False),
+    "KG -> DR alone, greedy": (lambda question, rounds: lorid.system2(question), False),
+    "LoRID": (lorid.vote, True),
+}
+
+
+def evaluate(engine, rows, args):
+    """One line of the table per method, as dicts."""
+    lines = []
+    for name, (conversation, samples) in METHODS.items():
+        engine.sampling = (args.temperature if samples else 0.0, args.top_k, args.top_p)
+        start = time.time()
+
+        def progress(done):
+            if sys.stderr.isatty():
+                print(f"\r{name}: {done}/{len(rows)} questions", end="\n" if done == len(rows) else "", file=sys.stderr)
+
+        outcomes = engine.run((conversation(row["question"], args.rounds) for row in rows), progress)
+        right = sum(o.verdict.right(row["answer"], args.strict and samples) for o, row in zip(outcomes, rows))
+        low, high = wilson(right, len(rows))
+        line = dict(method=name, accuracy=right / len(rows), low=low, high=high)
+        line |= {key: sum(amount(o) for o in outcomes) / len(rows) for key, amount in (
+            ("rounds", lambda o: len(o.verdict.rounds)), ("texts", lambda o: o.texts), ("tokens", lambda o: o.tokens), ("agreed", lambda o: bool(o.verdict.agreed)))}
+        lines.append(line | dict(cut=sum(o.cut for o in outcomes), seconds=time.time() - start))
+    return lines
+
+
+def table(lines):
+    """The lines as a Markdown table."""
+    text = ["| method | accuracy | 95% interval | rounds | texts | tokens | agreed | cut | seconds |", "|---|---|---|---|---|---|---|---|---|"]
+    for r in lines:
+        agreed = f"{r['agreed']:.0%}" if r["method"] == "LoRID" else "-"
+        text.append(f"| {r['method']} | {r['accuracy']:.1%} | {r['low']:.1%} to {r['high']:.1%} | {r['rounds']:.2f} | {r['texts']:.2f} | {r['tokens']:.0f} "
+                    f"| {agreed} | {r['cut']} | {r['seconds']:.0f} |")
+    return "\n".join(text)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One question
+
+
+def check_question(text, engine):
+    """Raises ValueError, with what to do, for an input that is no question or is too long."""
+    if not text.strip():
+        raise ValueError("the question is empty; ask, for example, \"Mia has 3 boxes of 12 pens. How many pens has she?\"")
+    if not any(c.isalpha() for c in text) or not (any(c.isdigit() for c in text) or "?" in text):
+        raise ValueError(f"{text.strip()[:60]!r} does not look like a maths question: it should have words, and a number or a question mark.")
+    length = max(len(engine.tokenizer.prompt(lorid.prompt(role, text))) for role in lorid.ROLES)
+    if length + engine.max_new > engine.limit:
+        raise ValueError(f"the question is too long: {length} tokens with its instruction, and {engine.max_new} for the answer, but the model has {engine.limit} positions.")
+
+
+def aloud(conversation):
+    """The same conversation, each round printed as soon as it is over."""
+    requests, heard = next(conversation), []
+    while True:
+        texts = yield requests
+        heard += texts
+        if len(heard) % 3 == 0:
+            print(lorid.transcript(len(heard) // 3, lorid.Round(*heard[-3:])), flush=True)
+        try:
+            requests = conversation.send(texts)
+        except StopIteration as end:
+            return end.value
+
+
+def ask(engine, question, rounds):
+    check_question(question, engine)
+    [outcome] = engine.run([aloud(lorid.vote(question, rounds))])
+    verdict, n = outcome.verdict, len(outcome.verdict.rounds)
+    if verdict.agreed:
+        print(f"Both systems have said {verdict.answer} after {n} round{'s' * (n > 1)}. Answer: {verdict.answer}")
+    elif verdict.answer is not None:
+        print(f"No agreement in {n} rounds; most often given: {verdict.answer}")
+    else:
+        print(f"No agreement, and no answer at all in {n} rounds.")
+
+
+def load(args):
+    """The engine: the base, its tokenizer, and an adapter per role."""
+    folders = {role: Path(getattr(args, role) or Path("out") / Path(args.model).resolve().name / role) for role in lorid.ROLES}
+    for role, folder in folders.items():
+        if not folder.is_dir():
+            raise ValueError(f"no adapter in {folder}; train it first: python train.py --role {role}" + f" --model {args.model}" * (args.model != "tiny"))
+    model = load_model(args.model, pick_device(args.device), args.dtype and getattr(torch, args.dtype))
+    lora.stack(model, folders)
+    return Engine(model, Tokenizer(args.model), args.rows, args.max_new, args.temperature, args.top_k, args.top_p, args.seed)
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Answers maths questions with three LoRA roles on one frozen base, by vote.", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    add = parser.add_argument
+    add("--ask", metavar="QUESTION", help="answer this one question and show the conversation")
+    add("--model", default="tiny", help="the base, a Hugging Face model folder")
+    for role, (title, *_) in lorid.ROLES.items():
+        add(f"--{role}", metavar="DIR", help=f"the {title}'s adapter, a PEFT folder; none: out/<model>/{role}")
+    add("--data", help="questions with answers, a JSONL file; none: held-out problems of the toy world")
+    add("--limit", type=int, default=500, help="how many questions at most")
+    add("--rounds", type=int, default=20, help="most rounds of a vote")
+    add("--strict", action="store_true", help="score LoRID as the paper does: any agreed answer may be the right one, no agreement is a loss")
+    add("--temperature", type=float, default=0.7, help="of LoRID's samples; the single systems are greedy")
+    add("--top-k", type=int, default=50, help="sample among the k most likely tokens; 0: all")
+    add("--top-p", type=float, default=0.9, help="and among those, the fewest that reach this probability")
+    add("--max-new", type=int, default=256, help="most tokens of one text")
+    add("--rows", type=int, default=64, help="texts written at the same time")
+    add("--seed", type=int, default=0, help="of the sampling")
+    add("--json", metavar="FILE", help="write the table and its settings here, too")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
+    add("--dtype", choices=("float32", "bfloat16"), help="of the base; none: bfloat16 where the device multiplies it natively, else float32")
+    args = parser.parse_args()
+    if args.ask is not None:
+        args.rows = 2
+        return ask(load(args), args.ask, args.rounds)
+
+    rows = data.read_rows(args.data)[:args.limit] if args.data else data.toy(args.limit, "test")
+    for row in rows:
+        if row["answer"] is None:
+            raise ValueError(f"{row['where']}: no \"answer\" to compare with.")
+    engine = load(args)
+    lines = evaluate(engine, rows, args)
+    about = dict(questions=len(rows), data=args.data or "toy world, test split", model=args.model, dtype=str(engine.model.dtype)[6:], device=str(engine.model.device),
+                 threads=torch.get_num_threads(), date=str(date.today()),
+                 **{key: getattr(args, key) for key in ("rounds", "strict", "temperature", "top_k", "top_p", "max_new", "seed")})
+    print(table(lines))
+    print(", ".join(f"{key.replace('_', '-')} {value}" for key, value in about.items()))
+    if args.json:
+        write_whole(args.json, [json.dumps(dict(about=about, methods=lines), indent=1).encode()])
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        print(f"infer.py: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,214 @@
+"""infer.py: the engine against a loop that takes one text at a time and remembers nothing, and the sampler against its own definition."""
+import json
+import random
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+import torch
+
+import data
+import infer
+import lora
+import lorid
+from conftest import ROOT, edit_json
+from model import Tokenizer, load_model
+
+ROLES = list(lorid.ROLES)
+
+
+@pytest.fixture
+def folder(make_base):
+    """A tiny random base that has the built-in tokenizer, and three random adapters of different ranks: ir/, kg/, dr/ in it."""
+    path, _ = make_base(vocab_size=1024, eos_token_id=0, max_position_embeddings=512)
+    (path / "tokenizer.json").write_bytes((ROOT / "tiny" / "tokenizer.json").read_bytes())
+    for seed, role in enumerate(ROLES):
+        torch.manual_seed(seed)
+        model = load_model(path, dtype=torch.float32)
+        lora.inject(model, ["q_proj", "v_proj", "down_proj"][seed:], {role: (2 + seed, 1.5)})
+        for _, layer in lora.layers(model):
+            torch.nn.init.normal_(layer.B, std=0.3)
+        lora.save_adapter(model, role, path / role, base=path)
+    return path
+
+
+def engine_of(folder, **settings):
+    model = load_model(folder, dtype=torch.float32)
+    lora.stack(model, {role: folder / role for role in ROLES})
+    return infer.Engine(model, Tokenizer(folder), **settings)
+
+
+def naive(folder, role, prompt, max_new, limit=512):
+    """Greedy, one text, one adapter, no cache, no batch: the whole text through the model for every token."""
+    model, tokenizer = load_model(folder, dtype=torch.float32), Tokenizer(folder)
+    lora.stack(model, {role: folder / role})
+    lora.switch(model, role)
+    ids, said = tokenizer.prompt(prompt), []
+    with torch.no_grad():
+        while len(said) < max_new and len(ids) < limit and (not said or said[-1] not in tokenizer.eos_ids):
+            said.append(model.logits(model(torch.tensor([ids]))[0, -1]).argmax().item())
+            ids.append(said[-1])
+    return tokenizer.decode([i for i in said if i not in tokenizer.eos_ids]), len(said)
+
+
+def scripted(question, log):
+    """A conversation of every shape: one text, then three at once, then one that depends on what was heard."""
+    [a] = yield [("kg", question)]
+    b, c, d = yield [("ir", question), ("dr", question + a), ("kg", "Knowledge: " + question)]
+    [e] = yield [("dr", b[:40])]
+    log += [(("kg", question), a), (("ir", question), b), (("dr", question + a), c), (("kg", "Knowledge: " + question), d), (("dr", b[:40]), e)]
+    return lorid.Verdict("1")
+
+
+def questions(n):
+    return [row["question"] for row in data.toy(n, "test", 3)]
+
+
+@pytest.mark.parametrize("rows", [1, 3, 16])
+def test_greedy_engine_equals_the_naive_loop(folder, rows):
+    """Many conversations over few rows, roles mixed, rows refilled: each text is what its role says when it is asked alone."""
+    logs = [[] for _ in range(7)]
+    outcomes = engine_of(folder, rows=rows, max_new=12).run(scripted(q, log) for q, log in zip(questions(7), logs))
+    for log, outcome in zip(logs, outcomes):
+        assert len(log) == outcome.texts == 5
+        lengths = 0
+        for (role, prompt), text in log:
+            said, length = naive(folder, role, prompt, 12)
+            assert text == said
+            lengths += length
+        assert outcome.tokens == lengths
+
+
+def test_end_tokens_end_a_text_and_are_no_part_of_it(folder):
+    """With many tokens declared end tokens, texts end early: their rows are reused, and only texts that reached max_new count as cut."""
+    edit_json(folder / "config.json", eos_token_id=list(range(0, 1024, 9)))
+    edit_json(folder / "generation_config.json", eos_token_id=list(range(0, 1024, 9)))
+    logs = [[] for _ in range(6)]
+    outcomes = engine_of(folder, rows=4, max_new=15).run(scripted(q, log) for q, log in zip(questions(6), logs))
+    total = cut = 0
+    for log in logs:
+        for (role, prompt), text in log:
+            said, length = naive(folder, role, prompt, 15)
+            assert text == said
+            total += length
+    assert sum(o.tokens for o in outcomes) == total
+    cut = sum(o.cut for o in outcomes)
+    assert 0 < cut < 30  # some ended, some were cut, or this test tests nothing
+
+
+def test_a_sampled_text_does_not_depend_on_its_neighbours(folder):
+    """The same seed gives the same texts whatever the number of rows; another seed gives others."""
+    def texts(rows, seed):
+        logs = [[] for _ in range(6)]
+        engine_of(folder, rows=rows, max_new=10, temperature=1.0, top_k=0, top_p=0.95, seed=seed).run(scripted(q, log) for q, log in zip(questions(6), logs))
+        return logs
+    assert texts(2, seed=1) == texts(16, seed=1) != texts(16, seed=2)
+
+
+def test_a_prompt_without_room_is_an_empty_text_and_counted(folder):
+    def conversation():
+        [text] = yield [("ir", "one two three " * 400)]
+        return lorid.Verdict(text)
+    [outcome] = engine_of(folder, rows=2, max_new=10).run([conversation()])
+    assert (outcome.verdict.answer, outcome.cut, outcome.tokens) == ("", 1, 0)
+
+
+def test_a_text_stops_at_the_last_position_of_the_model(folder):
+    """A prompt of 505 tokens leaves room for 7 more in 512 positions."""
+    edit_json(folder / "config.json", eos_token_id=[])
+    edit_json(folder / "generation_config.json", eos_token_id=[])
+    engine = engine_of(folder, rows=2, max_new=50)
+    words = "1" * 504  # digits are tokens of their own, and the template adds a line break
+    assert len(engine.tokenizer.prompt(words)) == 505
+
+    def conversation():
+        [text] = yield [("ir", words)]
+        return lorid.Verdict(text)
+    [outcome] = engine.run([conversation()])
+    assert (outcome.tokens, outcome.cut) == (7, 1)
+    assert outcome.verdict.answer == naive(folder, "ir", words, 50)[0]
+
+
+def distribution(logits, temperature, top_k, top_p):
+    """The definition, token by token, in plain Python."""
+    p = [float(x) for x in (torch.tensor(logits, dtype=torch.float64) / temperature).softmax(-1)]
+    order = sorted(range(len(p)), key=lambda i: -p[i])[:top_k or None]
+    whole, kept, before = sum(p[i] for i in order), {}, 0.0
+    for i in order:
+        if before >= top_p:
+            break
+        kept[i] = p[i]
+        before += p[i] / whole
+    return {i: q / sum(kept.values()) for i, q in kept.items()}
+
+
+@pytest.mark.parametrize("temperature,top_k,top_p", [(1.0, 0, 1.0), (1.5, 50, 0.9), (0.7, 4, 1.0), (1.0, 0, 0.6), (2.0, 3, 0.5), (0.3, 50, 0.9)])
+def test_sampling_follows_its_definition(temperature, top_k, top_p):
+    """Luck swept evenly over [0, 1) draws every token in proportion to its probability, and never one that was cut off."""
+    logits = [2.0, -1.0, 0.5, 1.9, 0.0, -3.0, 1.0, 0.7]
+    n = 20_000
+    luck = (torch.arange(n) + 0.5) / n
+    drawn = Counter(infer.sample(torch.tensor(logits).expand(n, -1), luck, temperature, top_k, top_p).tolist())
+    wanted = distribution(logits, temperature, top_k, top_p)
+    assert drawn.keys() == wanted.keys()
+    assert all(abs(drawn[i] / n - q) < 2e-4 for i, q in wanted.items())
+
+
+def test_temperature_zero_is_the_most_likely_and_extremes_stay_in_range():
+    logits = torch.randn(5, 30)
+    assert torch.equal(infer.sample(logits, torch.rand(5), 0.0, 50, 0.9), logits.argmax(-1))
+    assert torch.equal(infer.sample(logits, torch.full((5,), 0.999), 1.0, 0, 1e-9), logits.argmax(-1))  # top_p keeps the first
+    assert infer.sample(logits, torch.ones(5), 1.0, 50, 0.9).max() < 30  # float32 may round luck up to 1
+
+
+def test_wilson_interval():
+    """Against the score equation it solves: (p - p0)^2 = z^2 p0 (1 - p0) / n at both ends."""
+    for right, n in ((0, 10), (3, 8), (250, 500), (500, 500)):
+        low, high = infer.wilson(right, n)
+        assert low <= right / n + 1e-12 and right / n - 1e-12 <= high
+        for end in (low, high):
+            assert (right / n - end) ** 2 == pytest.approx(1.96**2 * end * (1 - end) / n, abs=1e-12)
+
+
+def run(*words, cwd=ROOT):
+    return subprocess.run([sys.executable, str(ROOT / "infer.py"), *words], capture_output=True, text=True, cwd=cwd)
+
+
+def adapters(folder):
+    return [word for role in ROLES for word in (f"--{role}", str(folder / role))]
+
+
+def test_table_and_json_say_the_same(folder, tmp_path):
+    done = run("--model", str(folder), *adapters(folder), "--limit", "3", "--rounds", "2", "--max-new", "5", "--json", str(tmp_path / "t.json"))
+    assert done.returncode == 0, done.stderr
+    written = json.loads((tmp_path / "t.json").read_text())
+    assert [m["method"] for m in written["methods"]] == ["IR alone, greedy", "KG -> DR alone, greedy", "LoRID"]
+    assert infer.table(written["methods"]) in done.stdout
+    assert written["about"]["questions"] == 3 and written["about"]["seed"] == 0
+    assert [m["texts"] for m in written["methods"]][:2] == [1, 2] and written["methods"][2]["texts"] == 3 * written["methods"][2]["rounds"]
+
+
+def test_ask_shows_every_round(folder):
+    done = run("--model", str(folder), *adapters(folder), "--rounds", "2", "--max-new", "5", "--ask", "Ann has 3 pens. How many pens does Ann have?")
+    assert done.returncode == 0, done.stderr
+    for part in ("Round 1", "Round 2", *(role.title for role in lorid.ROLES.values()), "System 1 says", "No agreement"):
+        assert part in done.stdout
+
+
+@pytest.mark.parametrize("question,why", [("", "empty"), ("  \n", "empty"), ("hello", "does not look like a maths question"), ("12345", "does not look like"),
+                                           ("How many? " * 300, "too long")])
+def test_what_is_no_question_gets_a_sentence(folder, question, why):
+    with pytest.raises(ValueError, match=why):
+        infer.check_question(question, engine_of(folder, max_new=5))
+
+
+def test_a_sentence_is_one_line_and_exit_status_2(folder):
+    done = run("--model", str(folder), *adapters(folder), "--ask", "hello")
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.count("\n") == 1 and "does not look like" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_missing_adapter_names_the_command(folder, tmp_path):
+    done = run("--model", str(folder), "--limit", "1", cwd=tmp_path)
+    assert done.returncode == 2 and "python train.py --role ir" in done.stderr and done.stderr.count("\n") == 1

@@ -32,8 +32,8 @@ def read_rows(path):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except (json.JSONDecodeError, UnicodeDecodeError):
+            row = json.loads(str(line, "utf-8-sig"), parse_constant=int)  # int refuses NaN and Infinity, which are not JSON
+        except (ValueError, RecursionError):  # also bytes that are not UTF-8, numbers of 5,000 digits, 100,000 brackets
             raise ValueError(f"{where}: not a JSON object; each line of the file must be one.") from None
         if not isinstance(row, dict) or not isinstance(row.get("question"), str) or not row["question"].strip():
             raise ValueError(f"{where}: the key \"question\" must hold a text.")
@@ -44,8 +44,9 @@ def read_rows(path):
         rules = rules.splitlines() if isinstance(rules, str) else rules
         if not isinstance(rules, list) or not all(isinstance(rule, str) for rule in rules):
             raise ValueError(f"{where}: the key \"knowledge\" must hold a list of texts.")
-        answer = row.get("answer", lorid.extract_answer(str(row.get("rationale", ""))))
-        rows.append({**row, "id": row.get("id", number - 1), "knowledge": rules, "answer": None if answer is None else str(answer), "where": where})
+        rules = [rule for rule in rules if rule.strip()]
+        answer = str(row.get("answer", "")).strip() or lorid.extract_answer(str(row.get("rationale", "")))
+        rows.append({**row, "id": row.get("id", number - 1), "knowledge": rules, "answer": answer, "where": where})
     if not rows:
         raise ValueError(f"{path} has no rows.")
     return rows

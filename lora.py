@@ -72,7 +72,7 @@ def inject(model, targets, adapters, dropout=0.0):
     model.requires_grad_(False)
     parameters = []
     for name, linear in found:
-        layer = LoRALinear(linear, adapters, dropout)
+        layer = LoRALinear(linear, adapters, dropout).train(linear.training)  # a new module trains; dropout must not, in a model that evaluates
         replace(model, name, layer)
         parameters += [layer.A, layer.B]
     return parameters
@@ -88,8 +88,19 @@ def replace(model, name, module):
     setattr(model.get_submodule(parent), last, module)
 
 
+def check_names(model, names):
+    """A name nobody carries would silently mean the bare base."""
+    known = {name for _, layer in layers(model) for name in layer.columns}
+    if lost := set(names) - known - {None}:
+        raise ValueError(f"this model carries no adapter {' or '.join(sorted(lost))}; it has {', '.join(sorted(known)) or 'none'}.")
+
+
 def switch(model, rows):
-    """Which adapter speaks: None, the bare base; a name, that one for all; a list of names, one per row of the batch (None: the base)."""
+    """Which adapter speaks: None, the bare base; a name, that one for all; a list of names, one per row of the batch (None: the base).
+
+    Raises ValueError for a name that no layer has.
+    """
+    check_names(model, [rows] if rows is None or isinstance(rows, str) else rows)
     gates = {}  # layers of one layout share the same tensor
     for _, layer in layers(model):
         layout = tuple((name, columns.start, columns.stop, scale) for name, (columns, scale) in layer.columns.items())
@@ -108,15 +119,20 @@ def switch(model, rows):
 
 def save_adapter(model, name, folder, base, dropout=0.0):
     """Write the adapter `name` as a PEFT folder. `base`: where the base came from, for the reader's information."""
+    check_names(model, [name])
     tensors, targets = {}, []
     for path, layer in layers(model):
+        if name not in layer.columns:
+            continue
         columns, scale = layer.columns[name]
+        rank = columns.stop - columns.start
         tensors[f"{PREFIX}{path}.lora_A.weight"] = layer.A.detach()[columns]
         tensors[f"{PREFIX}{path}.lora_B.weight"] = layer.B.detach()[:, columns]
         targets.append(path.split(".")[-1])
-    rank = columns.stop - columns.start
+    alpha = scale * rank
     config = dict(
-        peft_type="LORA", task_type="CAUSAL_LM", base_model_name_or_path=str(base), r=rank, lora_alpha=scale * rank,
+        peft_type="LORA", task_type="CAUSAL_LM", base_model_name_or_path=str(base), r=rank,
+        lora_alpha=round(alpha) if math.isclose(alpha, round(alpha)) else alpha,  # a whole number where it is one: vLLM insists
         lora_dropout=dropout, target_modules=list(dict.fromkeys(targets)), bias="none", fan_in_fan_out=False, inference_mode=True,
         use_rslora=False, use_dora=False, modules_to_save=None)
     write_safetensors(Path(folder) / "adapter_model.safetensors", tensors)
@@ -132,9 +148,12 @@ def read_adapter(folder):
     c = read_json(path)
     if c.get("peft_type") != "LORA":
         raise ValueError(f"{path}: peft_type is {c.get('peft_type')!r}; only LORA is read.")
-    strange = [k for k in ("use_dora", "fan_in_fan_out", "modules_to_save", "rank_pattern", "alpha_pattern", "lora_bias") if c.get(k)]
+    strange = [k for k in ("use_dora", "fan_in_fan_out", "modules_to_save", "rank_pattern", "alpha_pattern", "lora_bias", "layer_replication",
+                           "alora_invocation_tokens", "use_qalora", "use_bdlora", "arrow_config", "kasa_config") if c.get(k)]
     if strange or c.get("bias", "none") != "none":
         raise ValueError(f"{path}: {', '.join(strange) or 'bias'} is set, which this LoRA does not compute.")
+    if (start := c.get("init_lora_weights")) not in (None, True, False, "gaussian", "eva", "orthogonal"):  # pissa, olora, loftq, ...
+        raise ValueError(f"{path}: init_lora_weights is {start!r}, which changes the base too; convert the adapter to a plain LoRA first.")
     rank, alpha = c.get("r"), c.get("lora_alpha")
     if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, (int, float)):
         raise ValueError(f"{path}: r must be a whole number above 0 and lora_alpha a number.")
@@ -150,8 +169,9 @@ def read_adapter(folder):
     for layer, pair in weights.items():
         if pair.keys() != {"A", "B"}:
             raise ValueError(f"{file}: {layer} has lora_{''.join(pair)} but not its other half.")
-        if pair["A"].shape[0] != rank or pair["B"].shape[1] != rank:
-            raise ValueError(f"{file}: {layer} has rank {pair['A'].shape[0]}, adapter_config.json says {rank}.")
+        A, B = pair["A"].shape, pair["B"].shape
+        if (len(A), A[:1], len(B), B[1:]) != (2, (rank,), 2, (rank,)):
+            raise ValueError(f"{file}: {layer} has an A of {tuple(A)} and a B of {tuple(B)}, adapter_config.json says rank {rank}.")
     if not weights or not any(pair["B"].any() for pair in weights.values()):
         raise ValueError(f"{file}: every lora_B is zero or missing: this adapter was never trained.")
     scale = alpha / math.sqrt(rank) if c.get("use_rslora") else alpha / rank
@@ -194,6 +214,7 @@ def stack(model, folders):
 
 def merge(model, name):
     """W <- W + (alpha / r) B A for one adapter; all adapters are then off. Raises ValueError if something is merged already."""
+    check_names(model, [name])
     if any(hasattr(layer, "unmerged") for _, layer in layers(model)):
         raise ValueError("an adapter is merged already; unmerge it first.")
     switch(model, None)

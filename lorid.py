@@ -44,11 +44,11 @@ def target(role, row):
 # ---------------------------------------------------------------------------------------------------------------------
 # Answers: where a solution states its own, and when two are the same
 
-STATED = [  # the first kind that occurs wins, and within it the last place
-    re.compile(r"--> *(.+?) *(?:END|$)", re.M),          # as taught above
-    re.compile(r"^#### *(.+?) *$", re.M),                # GSM8K's own files
-    re.compile(r"^A: *(.+?) *$", re.M),
-    re.compile(r"[Tt]he answer is:? *(.+?)\.? *$", re.M),  # MetaMathQA
+STATED = [  # the first kind that occurs wins, and within it the last place; each pattern reads a line in linear time, whatever is in it
+    re.compile(r"^.*-->(.*?)(?:\bEND\b|$)", re.M),  # as taught above
+    re.compile(r"^####(.*)", re.M),                 # GSM8K's own files
+    re.compile(r"^A:(.*)", re.M),
+    re.compile(r"^.*[Tt]he answer is:?(.*)", re.M),  # MetaMathQA
 ]
 
 
@@ -61,24 +61,25 @@ def extract_answer(text):
     '\\\\frac{1}{2}'
     """
     for pattern in STATED:
-        if found := pattern.findall(text):
-            return found[-1]
+        if found := [answer for place in pattern.findall(text) if (answer := place.strip().rstrip(" ."))]:
+            return last_boxed(found[-1]) or found[-1]
     return last_boxed(text)
 
 
 def last_boxed(text):
-    """What stands in the last \\boxed{...}, braces matched; None if there is none or it never closes."""
+    """What stands in the last \\boxed{...}, braces matched; None if there is none, it never closes or is empty."""
     start = text.rfind("\\boxed{")
     depth = 0
     for i in range(start + len("\\boxed"), len(text)) if start >= 0 else ():
         depth += {"{": 1, "}": -1}.get(text[i], 0)
         if depth == 0:
-            return text[start + len("\\boxed{"):i].strip()
+            return text[start + len("\\boxed{"):i].strip() or None
     return None
 
 
 NUMBER = r"(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?"  # 1,000 but not 1,2; .5; also the empty string, which is ruled out below
-VALUE = re.compile(rf"(?P<sign>[-+]?)(?:(?P<whole>\d+)\s+(?=\d+/))?(?P<top>{NUMBER})\s*(?:/\s*(?P<bottom>{NUMBER}))?\s*(?P<unit>[a-zA-Z°][a-zA-Z°. ]*)?")
+UNIT = r"(?:\s*°|\s+[a-zA-Z])[a-zA-Z°. ]*"           # 12 apples, 90°; but 2x is no number
+VALUE = re.compile(rf"(?P<sign>[-+]?)\s*(?:(?P<whole>\d+)\s+(?=\d+/))?(?P<top>{NUMBER})(?:\s*/\s*(?P<bottom>{NUMBER}))?(?:{UNIT})?", re.ASCII)
 
 
 def canonical(answer):
@@ -90,10 +91,10 @@ def canonical(answer):
     >>> canonical("$1,000"), canonical("72%"), canonical("3/6"), canonical("\\\\frac{1}{2}"), canonical("12 apples")
     (Fraction(1000, 1), Fraction(72, 1), Fraction(1, 2), Fraction(1, 2), Fraction(12, 1))
     """
-    text = str(answer)[:1000].strip().rstrip(".")
+    text = str(answer).strip().rstrip(".")
     plain = re.sub(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r" \1/\2", text)
-    plain = re.sub(r"\\?[$%£€]|\\[!,; ]", "", plain).strip()
-    if (m := VALUE.fullmatch(plain)) and m["top"] and (m["bottom"] is None or m["bottom"].strip("0.,")):
+    plain = re.sub(r"\\[!,; ]", "", re.sub(r"\\?[$%£€]", " ", plain)).strip()
+    if len(plain) <= 1000 and (m := VALUE.fullmatch(plain)) and m["top"] and (m["bottom"] is None or m["bottom"].strip("0.,")):
         top, bottom = (Fraction((m[part] or "1").replace(",", "")) for part in ("top", "bottom"))
         value = int(m["whole"] or 0) + top / bottom
         return -value if m["sign"] == "-" else value

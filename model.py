@@ -75,8 +75,11 @@ def read_config(folder):
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind not in ("default", "llama3"):
         raise ValueError(f"{path}: rope scaling of the kind {kind!r} is not built here, only llama3.")
+    needs = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings") if kind == "llama3" else ()
+    if lost := [key for key in needs if key not in rope]:
+        raise ValueError(f"{path}: llama3 rope scaling lacks {' and '.join(lost)}.")
 
-    window = c.get("sliding_window")
+    window = c.get("sliding_window", 4096)  # a missing key is not null: null is no window
     if family == "llama" or (family == "qwen2" and not c.get("use_sliding_window")):
         window = None
     first = c.get("max_window_layers", 28) if family == "qwen2" else 0
@@ -100,11 +103,14 @@ def read_config(folder):
 
 
 def read_json(path):
-    """One JSON file; ValueError names the file if it is not JSON."""
+    """The object in a JSON file; ValueError names the file if it holds none."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}.") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds a JSON {type(found).__name__}, not an object.")
+    return found
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -224,21 +230,27 @@ class Layer(nn.Module):
 
 
 class KVCache:
-    """Keys and values of `rows` texts, each with its own length, up to `size` positions. Allocated once.
+    """Keys and values of `rows` texts, each of its own length; grows as they do.
 
     Nothing is ever erased: a row's positions beyond its length hold leftovers, which `visible` hides
     until the next token overwrites them.
     """
 
-    def __init__(self, config, rows, size, dtype, device):
-        shape = (rows, config.num_key_value_heads, size, config.head_dim)  # (B, K, S, D)
-        self.layers = [(torch.zeros(shape, dtype=dtype, device=device), torch.zeros(shape, dtype=dtype, device=device))
-                       for _ in range(config.num_hidden_layers)]
+    def __init__(self, config, rows, dtype, device):
+        self.layers = [tuple(torch.zeros(rows, config.num_key_value_heads, 0, config.head_dim, dtype=dtype, device=device) for _ in "kv")
+                       for _ in range(config.num_hidden_layers)]  # per layer: keys and values, (rows, K, S, D)
+
+    def reserve(self, size):
+        """Make room for `size` positions, half as many more than asked, so that growing stays rare."""
+        have = self.layers[0][0].shape[2]
+        if size > have:
+            self.layers = [tuple(F.pad(cached, (0, 0, 0, size + size // 2 - have)) for cached in layer) for layer in self.layers]
 
     def move(self, source, target):
         """Copy a row over another one."""
-        for k, v in self.layers:
-            k[target], v[target] = k[source], v[source]
+        for layer in self.layers:
+            for cached in layer:
+                cached[target] = cached[source]
 
 
 class Decoder(nn.Module):
@@ -278,11 +290,11 @@ class Decoder(nn.Module):
 
     @property
     def dtype(self):
-        return self.lm_head.weight.dtype
+        return self.model.embed_tokens.weight.dtype  # the head may carry an adapter; the embedding never does
 
     @property
     def device(self):
-        return self.lm_head.weight.device
+        return self.model.embed_tokens.weight.device
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -299,34 +311,34 @@ def read_safetensors(path):
     """
     def check(good, why):
         if not good:
-            raise ValueError(f"{path} is not a safetensors file: {why}; fetch or write it again.")
+            raise ValueError(why)
 
-    with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        check(size >= 8, "it is too short")
-        length = int.from_bytes(file.read(8), "little")
-        check(length <= min(100_000_000, size - 8), "its header runs past its end")
-        raw = file.read(length)
-        buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # private: writing to a tensor leaves the file alone
     try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            check(size >= 8, "it is too short")
+            length = int.from_bytes(file.read(8), "little")
+            check(length <= min(100_000_000, size - 8), "its header runs past its end")
+            raw = file.read(length)
+            buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # private: writing to a tensor leaves the file alone
         check(raw[:1] == b"{", "its header is not JSON")
         header = json.loads(raw)
         header.pop("__metadata__", None)
-        entries = sorted(((e["data_offsets"], name, e["dtype"], e["shape"]) for name, e in header.items()), key=lambda e: e[0])
+        entries = sorted((*e["data_offsets"], name, e["dtype"], e["shape"]) for name, e in header.items())
         tensors, end = {}, 0
-        for (start, stop), name, kind, shape in entries:
+        for start, stop, name, kind, shape in entries:
             check(kind in DTYPES, f"{name} has the unknown dtype {kind!r}")
-            check(all(isinstance(n, int) and n >= 0 for n in shape), f"{name} has the shape {shape}")
+            check(all(type(n) is int and n >= 0 for n in (start, stop, *shape)), f"{name} has the shape {shape} and the offsets {start}, {stop}")
             dtype, count = DTYPES[kind], math.prod(shape)
             check(start == end and stop - start == count * dtype.itemsize, f"the offsets of {name} do not fit its shape or its neighbours")
             end = stop
             check(8 + length + end <= size, f"{name} runs past its end")
             flat = torch.frombuffer(buffer, dtype=dtype, count=count, offset=8 + length + start) if count else torch.empty(0, dtype=dtype)
             tensors[name] = flat.view(shape)
-    except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not a safetensors file: bad header ({error}); fetch or write it again.") from None
-    check(8 + length + end == size, f"{size - 8 - length - end} bytes follow its last tensor")
-    return tensors
+        check(8 + length + end == size, f"{size - 8 - length - end} bytes follow its last tensor")
+        return tensors
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:  # whatever a header of another form runs into
+        raise ValueError(f"{path} is not a safetensors file: {error}; fetch or write it again.") from None
 
 
 def write_safetensors(path, tensors):
@@ -366,15 +378,17 @@ def write_whole(path, chunks):
 def read_weights(folder):
     """{name: tensor} of model.safetensors, or of all the shards that model.safetensors.index.json names."""
     folder = Path(folder)
+    if (folder / "model.safetensors").is_file():
+        return read_safetensors(folder / "model.safetensors")
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
-        if not (folder / "model.safetensors").is_file():
-            raise ValueError(f"{folder} has no model.safetensors (weights in .bin or .pt files are not read: those can run code).")
-        return read_safetensors(folder / "model.safetensors")
-    where = read_json(index).get("weight_map", {})
+        raise ValueError(f"{folder} has no model.safetensors (weights in .bin or .pt files are not read: those can run code).")
+    where = read_json(index).get("weight_map")
+    if not isinstance(where, dict):
+        raise ValueError(f"{index} has no weight_map.")
     shards, tensors = {}, {}
     for name, file in where.items():
-        if Path(file).name != file:
+        if Path(str(file)).name != file:
             raise ValueError(f"{index}: {file!r} is not a plain file name of this folder.")
         if file not in shards:
             if not (folder / file).is_file():
@@ -440,11 +454,14 @@ def pick_device(name="auto"):
     """'auto' is CUDA where there is one, else the CPU; anything else is taken at its word, or refused in a sentence."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind = name.split(":")[0]
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not there.get(kind):
-        raise ValueError(f"--device {name}: this machine has {', '.join(k for k, ok in there.items() if ok)}.")
-    return torch.device(name)
+    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    try:
+        device = torch.device(name)
+    except RuntimeError:  # no name of a device at all
+        device = None
+    if device is None or (device.index or 0) >= there.get(device.type, 0):
+        raise ValueError(f"--device {name}: this machine has {', '.join(f'{n} {kind}' for kind, n in there.items() if n)}.")
+    return device
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -499,7 +516,14 @@ class Tokenizer:
             if any(x >= y for x, y in zip(made, made[1:])):
                 refuse("its merges are not in the order of their ids")
         self.special, self.eos_ids = special, read_config(folder).eos_ids
-        self.core = tiktoken.Encoding(path.parent.name, pat_str=self.patterns[-1], mergeable_ranks=ranks, special_tokens=special)
+        self.known = {*ranks.values(), *special.values()}
+        # tiktoken needs all 256 bytes, and some files lack a few that no text should hold (SmolLM2's: 21). Those get ids that `encode` drops.
+        absent = [bytes([b]) for b in range(256) if bytes([b]) not in ranks]
+        ranks |= {byte: max(self.known) + 1 + i for i, byte in enumerate(absent)}
+        # It also drops what its pattern does not match, such as the digits that an earlier pattern has cut out: a gap is a word too.
+        last = self.patterns[-1]
+        pattern = rf"{last}|(?:(?!{last})[\s\S])+"
+        self.core = tiktoken.Encoding(path.parent.name, pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)
 
     @staticmethod
     def read_patterns(spec, refuse):
@@ -528,11 +552,12 @@ class Tokenizer:
         words = [text]
         for pattern in self.patterns[:-1]:
             words = [piece for word in words for piece in cut(pattern, word)]
-        return [i for word in words for i in self.core.encode_ordinary(word)]
+        return [i for word in words for i in self.core.encode_ordinary(word) if i in self.known]
 
     def decode(self, ids):
-        """Ids -> text. Bytes that are not UTF-8, as a cut-off text may end in, become U+FFFD."""
-        return self.core.decode(ids, errors="replace")
+        """Ids -> text. Bytes that are not UTF-8, as a cut-off text may end in, become U+FFFD; ids without a token,
+        which pad many a model's vocabulary, are no text."""
+        return self.core.decode([i for i in ids if i in self.known], errors="replace")
 
 
     # The `plain` template, for bases that were never taught to chat: the request, a line break, the answer, the end token.
@@ -542,7 +567,9 @@ class Tokenizer:
         return self.encode(text + "\n")
 
     def answer(self, text):
-        """The ids of an answer and of its end."""
+        """The ids of an answer and of its end. Raises ValueError if config.json names no end token: a text taught without one never stops."""
+        if not self.eos_ids:
+            raise ValueError("the model's config.json has no eos_token_id, so its answers could never end; add it.")
         return self.encode(text) + self.eos_ids[:1]
 
 

@@ -1,0 +1,644 @@
+"""model.py against transformers, safetensors and tokenizers: same logits, same files, same ids; and refusals that say why."""
+import json
+import os
+import random
+import shutil
+import sys
+import unicodedata
+
+import pytest
+import torch
+
+from conftest import edit_json
+from model import (KVCache, Tokenizer, byte_alphabet, load_model, pick_device, read_config, read_safetensors, read_weights, write_safetensors,
+                   write_whole)
+
+
+def some_ids(*shape, seed=0, vocabulary=97):
+    return torch.randint(3, vocabulary, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def our_logits(folder, ids, dtype=torch.float32):
+    model = load_model(folder, dtype=dtype)
+    with torch.no_grad():
+        return model.logits(model(ids))
+
+
+def close(ours, theirs, tolerance=1e-5):
+    assert ours.shape == theirs.shape
+    assert theirs.std() > 0.3  # a flat oracle would agree with anything
+    assert (ours - theirs).abs().max().item() <= tolerance
+    return True
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The decoder
+
+LLAMA3 = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 64}
+BASES = {
+    "llama": dict(),
+    "llama with as many kv heads as heads": dict(num_key_value_heads=4),
+    "llama with one kv head": dict(num_key_value_heads=1),
+    "llama with attention biases": dict(attention_bias=True),
+    "llama with a tied head": dict(tie_word_embeddings=True),
+    "llama with its own head_dim": dict(head_dim=24),
+    "llama3 rope scaling": dict(rope_parameters=LLAMA3, head_dim=32),
+    "mistral without a window": dict(family="mistral", sliding_window=None),
+    "mistral with a window": dict(family="mistral", sliding_window=7),
+    "mistral with its own head_dim": dict(family="mistral", sliding_window=None, head_dim=8),
+    "qwen2": dict(family="qwen2"),
+    "qwen2 with a tied head": dict(family="qwen2", tie_word_embeddings=True),
+    "qwen2 with a window in its upper layers": dict(family="qwen2", use_sliding_window=True, sliding_window=9, max_window_layers=1),
+    "qwen2 with a window that is not used": dict(family="qwen2", use_sliding_window=False, sliding_window=9, max_window_layers=1),
+}
+
+
+def write_old_config(folder, family="llama", rope_parameters=None, **changes):
+    """The config.json that model folders had before transformers 5: rope_theta, rope_scaling with "type", torch_dtype, no layer_types."""
+    rope = dict(rope_parameters or {"rope_theta": 500.0})
+    theta, kind = rope.pop("rope_theta"), rope.pop("rope_type", "default")
+    scaling = None if kind == "default" else {"type": kind, **rope}
+    windows = {k: changes[k] for k in ("sliding_window", "use_sliding_window", "max_window_layers") if k in changes}
+    edit_json(folder / "config.json", rope_parameters=..., layer_types=..., dtype=..., torch_dtype="float32", rope_theta=theta,
+              rope_scaling=scaling, **windows)
+
+
+@pytest.mark.parametrize("style", ["new config", "old config"])
+@pytest.mark.parametrize("name", BASES)
+def test_logits_equal_transformers(make_base, name, style):
+    folder, hf = make_base(**BASES[name])
+    if style == "old config":
+        write_old_config(folder, **BASES[name])
+    ids = some_ids(2, 200)
+    assert close(our_logits(folder, ids), hf(ids).logits)
+
+
+@pytest.mark.parametrize("name, plain", [("llama3 rope scaling", dict(rope_parameters={"rope_type": "default", "rope_theta": 10000.0})),
+                                         ("mistral with a window", dict(sliding_window=None)),
+                                         ("qwen2 with a window in its upper layers", dict(use_sliding_window=False))])
+def test_the_test_above_can_see_scaling_and_windows(make_base, name, plain):
+    ids = some_ids(2, 200)
+    with_it, without = make_base(**BASES[name])[1], make_base(**BASES[name] | plain)[1]
+    assert (with_it(ids).logits - without(ids).logits).abs().max() > 0.1
+
+
+def test_windows_that_the_config_leaves_out_have_the_defaults_of_transformers(make_base):
+    folder, hf = make_base("mistral")
+    edit_json(folder / "config.json", sliding_window=...)
+    assert read_config(folder).windows == [hf.config.sliding_window] * 3 == [4096] * 3
+
+
+def test_a_config_may_name_its_dtype_either_way_and_leave_out_what_has_a_default(make_base):
+    folder, hf = make_base(num_key_value_heads=4, rope_parameters={"rope_type": "default", "rope_theta": 10000.0}, rms_norm_eps=1e-6)
+    edit_json(folder / "config.json", num_key_value_heads=..., head_dim=..., rope_parameters=..., rms_norm_eps=..., tie_word_embeddings=..., dtype=...)
+    ids = some_ids(1, 30)
+    assert close(our_logits(folder, ids), hf(ids).logits)
+
+
+def test_sharded_weights_give_the_same_logits(make_base):
+    folder, hf = make_base(shard="50KB")
+    assert len(list(folder.glob("model-*.safetensors"))) > 2
+    ids = some_ids(2, 20)
+    assert close(our_logits(folder, ids), hf(ids).logits)
+
+
+def test_bf16_weights_keep_their_bits_and_give_the_same_logits_in_float32(make_base):
+    folder, hf = make_base(dtype=torch.bfloat16)
+    ids = some_ids(2, 20)
+    assert close(our_logits(folder, ids), hf(ids).logits)
+    model = load_model(folder, dtype=torch.bfloat16)
+    assert model.dtype == torch.bfloat16
+    for name, weight in hf.named_parameters():
+        assert torch.equal(model.get_parameter(name), weight.bfloat16())
+
+
+def test_bf16_decoding_is_as_near_to_float32_as_transformers_is(make_base):
+    folder, hf = make_base(dtype=torch.bfloat16)
+    ids = some_ids(4, 50)
+    exact = hf(ids).logits
+    rounded = type(hf).from_pretrained(folder, dtype=torch.bfloat16)
+    theirs = (rounded(ids).logits.float() - exact).abs().mean()
+    assert (our_logits(folder, ids, torch.bfloat16) - exact).abs().mean() <= 1.1 * theirs
+
+
+def test_a_loaded_model_is_frozen_and_in_evaluation_mode(make_base):
+    model = load_model(make_base(tie_word_embeddings=True)[0], dtype=torch.float32)
+    assert not any(p.requires_grad for p in model.parameters()) and not any(m.training for m in model.modules())
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+def test_what_stands_to_the_right_changes_nothing(make_base):
+    """Causal: so right padding needs no mask."""
+    folder, _ = make_base("mistral", sliding_window=7)
+    ids = some_ids(1, 40)
+    padded = torch.cat([ids[:, :25], torch.zeros(1, 15, dtype=torch.long)], 1)
+    torch.testing.assert_close(our_logits(folder, padded)[:, :25], our_logits(folder, ids)[:, :25], atol=1e-6, rtol=0)
+
+
+def gsm8k(shared, name):
+    path = shared / "data" / "gsm8k" / name
+    if not path.is_file():
+        pytest.skip(f"{path} is absent")
+    return [json.loads(line) for line in path.open(encoding="utf-8")]
+
+
+def test_smollm2_says_the_same_as_in_transformers(smollm2, shared):
+    """Greedy, float32, ten questions of different lengths: padded on the right and cached per row here, padded on the left there."""
+    transformers = pytest.importorskip("transformers")
+    tokenizer = Tokenizer(smollm2)
+    texts = [tokenizer.encode(row["question"] + "\n") for row in gsm8k(shared, "test.jsonl")[:10]]
+    hf = transformers.AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32)
+    longest = max(map(len, texts))
+    padded, mask = (torch.tensor([[0] * (longest - len(ids)) + (ids if part == "ids" else [1] * len(ids)) for ids in texts]) for part in ("ids", "mask"))
+    theirs = hf.generate(padded, attention_mask=mask, max_new_tokens=24, min_new_tokens=24, do_sample=False, pad_token_id=0)[:, longest:].tolist()
+    del hf
+    model = load_model(smollm2, dtype=torch.float32)
+    stop = model.config.eos_ids
+    lengths = torch.tensor([len(ids) for ids in texts])
+    cache = KVCache(model.config, 10, model.dtype, model.device)
+    cache.reserve(longest + 24)
+    with torch.no_grad():
+        hidden = model(torch.tensor([ids + [0] * (longest - len(ids)) for ids in texts]), cache, list(range(10)))
+        hidden, ours = hidden[torch.arange(10), lengths - 1], []
+        for _ in range(24):
+            logits = model.logits(hidden)
+            logits[:, stop] = -torch.inf  # min_new_tokens does the same
+            ours.append(logits.argmax(-1))
+            hidden = model(ours[-1][:, None], cache, positions=lengths, used=int(lengths.max()) + 1)[:, 0]
+            lengths = lengths + 1
+    assert torch.stack(ours, 1).tolist() == theirs
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The cache
+
+WINDOWED = ["llama", "llama3 rope scaling", "mistral with a window", "qwen2 with a window in its upper layers"]
+
+
+def dirty_cache(model, rows, size):
+    """A cache full of leftovers, none of which may ever be seen."""
+    cache = KVCache(model.config, rows, model.dtype, model.device)
+    cache.reserve(size)
+    for pair in cache.layers:
+        for kept in pair:
+            kept.normal_(0, 100)
+    return cache
+
+
+def right_padded(ids, lengths):
+    """The first lengths[i] ids of each row, then zeros."""
+    return torch.where(torch.arange(max(lengths)) < torch.tensor(lengths)[:, None], ids[:, :max(lengths)], 0)
+
+
+@torch.no_grad()
+def decode(model, ids, cache, lengths, steps):
+    """Feed ids[row, length], ids[row, length + 1], ... one a step; the logits of each, (rows, steps, V)."""
+    every, positions = [], torch.tensor(lengths)
+    for _ in range(steps):
+        tokens = ids[torch.arange(len(ids)), positions][:, None]
+        cache.reserve(int(positions.max()) + 1)  # it grows in mid-text
+        every.append(model.logits(model(tokens, cache, positions=positions, used=int(positions.max()) + 1)))
+        positions = positions + 1
+    return torch.cat(every, 1)
+
+
+@pytest.mark.parametrize("name", WINDOWED)
+@torch.no_grad()
+def test_cached_decoding_equals_the_whole_forward(make_base, name):
+    """Prompts of different lengths in one right-padded prefill, into rows in any order; then one token a row, each at its own position."""
+    model = load_model(make_base(**BASES[name])[0], dtype=torch.float32)
+    ids, lengths, order = some_ids(4, 60), [5, 23, 1, 12], [2, 0, 3, 1]
+    whole = model.logits(model(ids))
+    cache = dirty_cache(model, 6, 24)
+    first = model.logits(model(right_padded(ids, lengths), cache, order))
+    for row, n in enumerate(lengths):
+        assert close(first[row, :n], whole[row, :n])
+    place = [order.index(row) for row in range(4)]  # which text stands in each row of the cache
+    steps = decode(model, ids[place], cache, [lengths[i] for i in place], 36)
+    for row, i in enumerate(place):
+        assert close(steps[row], whole[i, lengths[i]:lengths[i] + 36])
+
+
+@torch.no_grad()
+def test_a_moved_row_goes_on_as_before_and_a_freed_row_takes_a_new_prompt(make_base):
+    model = load_model(make_base("mistral", sliding_window=7)[0], dtype=torch.float32)
+    ids, whole = some_ids(4, 40), None
+    whole = model.logits(model(ids))
+    cache = dirty_cache(model, 3, 16)
+    model(right_padded(ids[:3], [9, 4, 15]), cache, [0, 1, 2])
+    decode(model, ids[:3], cache, [9, 4, 15], 5)
+    cache.move(2, 0)  # text 2 takes the place of text 0
+    model(ids[3:, :11], cache, [2])  # and text 3 begins where it was
+    steps = decode(model, ids[[2, 1, 3]], cache, [20, 9, 11], 15)
+    for row, (text, at) in enumerate([(2, 20), (1, 9), (3, 11)]):
+        assert close(steps[row], whole[text, at:at + 15])
+
+
+@torch.no_grad()
+def test_fewer_rows_than_the_cache_has_may_be_decoded(make_base):
+    model = load_model(make_base()[0], dtype=torch.float32)
+    ids = some_ids(3, 30)
+    cache = dirty_cache(model, 3, 30)
+    model(ids[:, :10], cache, [0, 1, 2])
+    assert close(decode(model, ids[:2], cache, [10, 10], 20), model.logits(model(ids[:2]))[:, 10:])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Folders that are refused, in a sentence that names what is wrong
+
+
+def refusal(call, *args, names=(), **kwargs):
+    with pytest.raises(ValueError) as caught:
+        call(*args, **kwargs)
+    message = str(caught.value)
+    for name in names:
+        assert str(name) in message, message
+    assert message.endswith((".", ").")), message
+    return message
+
+
+@pytest.mark.parametrize("changes, says", [
+    (dict(model_type="gpt2"), "gpt2"), (dict(model_type=...), "model_type"), (dict(quantization_config={"bits": 4}), "quantised"),
+    (dict(rope_parameters={"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}), "yarn"),
+    (dict(rope_parameters=..., rope_scaling={"type": "linear", "factor": 2.0}), "linear"),
+    (dict(rope_parameters={k: v for k, v in LLAMA3.items() if k != "low_freq_factor"}), "low_freq_factor"),
+    (dict(hidden_act="gelu"), "hidden_act"), (dict(mlp_bias=True), "mlp_bias"),
+    *[({key: ...}, key) for key in ("hidden_size", "num_attention_heads", "num_hidden_layers", "vocab_size", "intermediate_size")],
+], ids=str)
+def test_a_config_that_would_be_computed_wrongly_is_refused(make_base, changes, says):
+    folder, _ = make_base()
+    edit_json(folder / "config.json", **changes)
+    refusal(load_model, folder, names=[folder / "config.json", says])
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "{\"a\": ", "\xff"])
+def test_a_config_that_is_not_a_json_object_is_refused(tmp_path, text):
+    (tmp_path / "config.json").write_bytes(text.encode("latin1"))
+    refusal(read_config, tmp_path, names=[tmp_path / "config.json"])
+
+
+def test_a_folder_without_config_or_weights_or_tokenizer_is_refused(make_base, tmp_path):
+    refusal(load_model, tmp_path / "nowhere", names=["nowhere", "config.json"])
+    folder, _ = make_base()
+    (folder / "model.safetensors").unlink()
+    refusal(load_model, folder, names=["model.safetensors"])
+    refusal(Tokenizer, folder, names=["tokenizer.json"])
+
+
+def change_weights(folder, change):
+    st = pytest.importorskip("safetensors.torch")
+    tensors = st.load_file(folder / "model.safetensors")
+    tensors = {k: v.clone() for k, v in tensors.items()}
+    change(tensors)
+    st.save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_each_missing_tensor_is_named(make_base, tied):
+    folder, hf = make_base(attention_bias=True, num_hidden_layers=1, tie_word_embeddings=tied)
+    whole = (folder / "model.safetensors").read_bytes()
+    for name in read_weights(folder):
+        (folder / "model.safetensors").write_bytes(whole)
+        change_weights(folder, lambda tensors: tensors.pop(name))
+        refusal(load_model, folder, names=[folder, name])
+
+
+def test_an_extra_tensor_is_named(make_base):
+    folder, _ = make_base()
+    change_weights(folder, lambda tensors: tensors.update({"model.layers.0.self_attn.q_norm.weight": torch.ones(16)}))
+    refusal(load_model, folder, names=[folder, "model.layers.0.self_attn.q_norm.weight"])
+
+
+def test_biases_that_the_config_does_not_announce_are_refused(make_base):
+    folder, _ = make_base(attention_bias=True)
+    edit_json(folder / "config.json", attention_bias=False)
+    assert ".bias" in refusal(load_model, folder, names=[folder])
+
+
+@pytest.mark.parametrize("name", ["model.embed_tokens.weight", "model.layers.1.mlp.up_proj.weight", "model.norm.weight"])
+def test_a_misshapen_tensor_is_named_with_both_shapes(make_base, name):
+    folder, _ = make_base()
+    was = tuple(read_weights(folder)[name].shape)
+    change_weights(folder, lambda tensors: tensors.update({name: torch.cat([tensors[name], tensors[name][:1]])}))
+    refusal(load_model, folder, names=[folder, name, was, (was[0] + 1, *was[1:])])
+
+
+def test_a_tied_head_may_be_stored_twice_if_both_are_the_same(make_base):
+    folder, hf = make_base(tie_word_embeddings=True)
+    change_weights(folder, lambda tensors: tensors.update({"lm_head.weight": tensors["model.embed_tokens.weight"].clone()}))
+    assert close(our_logits(folder, some_ids(1, 9)), hf(some_ids(1, 9)).logits)
+    change_weights(folder, lambda tensors: tensors["lm_head.weight"].add_(1))
+    refusal(load_model, folder, names=[folder, "lm_head.weight"])
+
+
+def test_stored_rotary_frequencies_of_old_folders_are_ignored(make_base):
+    folder, hf = make_base()
+    change_weights(folder, lambda tensors: tensors.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)}))
+    assert close(our_logits(folder, some_ids(1, 9)), hf(some_ids(1, 9)).logits)
+
+
+def test_every_name_of_a_stop_token_is_read(make_base):
+    folder, _ = make_base()
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    for stored, read in ((7, [7]), ([7, 9], [7, 9]), (None, [])):
+        edit_json(folder / "config.json", eos_token_id=stored)
+        assert read_config(folder).eos_ids == read
+    (folder / "generation_config.json").write_text('{"eos_token_id": [5, 6]}')
+    assert read_config(folder).eos_ids == [5, 6]
+
+
+@pytest.mark.parametrize("file", ["../x", "../model-00001.safetensors", "..", ".", "", "a/b", "/etc/passwd", 7, None])
+def test_a_shard_index_may_not_leave_its_folder(make_base, tmp_path, file):
+    folder, _ = make_base()
+    shutil.move(folder / "model.safetensors", tmp_path / "x")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"model.norm.weight": file}}))
+    refusal(read_weights, folder, names=["model.safetensors.index.json", repr(file) if file not in ("..", ".", "") else ""])
+
+
+@pytest.mark.parametrize("index", ["[]", '{"weight_map": []}', "{}"])
+def test_a_shard_index_of_another_shape_is_refused(make_base, index):
+    folder, _ = make_base()
+    (folder / "model.safetensors.index.json").write_text(index)
+    refusal(load_model, folder, names=[folder])
+
+
+def test_a_shard_index_that_is_wrong_is_refused(make_base):
+    folder, _ = make_base(shard="50KB")
+    index = folder / "model.safetensors.index.json"
+    where = json.loads(index.read_text())["weight_map"]
+    one, other = sorted(set(where.values()))[:2]
+    name = next(n for n, file in where.items() if file == one)
+    edit_json(index, weight_map=where | {name: other})
+    refusal(read_weights, folder, names=[name, other])
+    edit_json(index, weight_map=where)
+    (folder / one).unlink()
+    refusal(read_weights, folder, names=[one])
+
+
+def test_pick_device_knows_the_cpu_refuses_nonsense_and_leaves_cuda_asleep():
+    assert pick_device("cpu") == torch.device("cpu")
+    for nonsense in ("gpu", "", "cpu:x", "cpu:1", "banana", "cuda:99", "cpu:-1", "CPU", "meta", "cuda:x"):
+        refusal(pick_device, nonsense, names=[f"--device {nonsense}"])
+    if not torch.cuda.is_available():
+        assert pick_device() == torch.device("cpu") and not torch.cuda.is_initialized()
+        refusal(pick_device, "cuda", names=["cpu"])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# safetensors
+
+KINDS = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool]
+
+
+def zoo():
+    """Every dtype, 0-d, empty, odd sizes (so that what follows is not aligned), a view, a name that needs escapes."""
+    torch.manual_seed(0)
+    tensors = {f"{kind}-{shape}": (torch.randn(shape) * 50).to(kind) for kind in KINDS for shape in [(), (3, 5), (0,), (2, 0, 3), (1, 1, 7)]}
+    tensors["transposed"] = torch.randn(4, 6).T
+    tensors["sliced"] = torch.randn(4, 6)[:, 1:3]
+    tensors['na"me \u4e00\\ \n'] = torch.tensor([float("nan"), -0.0, float("inf")])
+    return tensors
+
+
+def same(ours, theirs):
+    """Equal names, dtypes, shapes and bits."""
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        a, b = ours[name], theirs[name]
+        assert a.dtype == b.dtype and a.shape == b.shape
+        assert torch.equal(*(t.contiguous().view(-1).view(torch.uint8) for t in (a, b))), name
+    return True
+
+
+def test_a_file_of_the_library_is_read_equal(tmp_path):
+    st = pytest.importorskip("safetensors.torch")
+    st.save_file({name: t.contiguous() for name, t in zoo().items()}, tmp_path / "x", metadata={"format": "pt", "é": "ü"})
+    assert same(read_safetensors(tmp_path / "x"), st.load_file(tmp_path / "x"))
+    assert same(read_safetensors(tmp_path / "x"), zoo())
+
+
+def test_a_file_of_ours_is_read_equal_by_the_library(tmp_path):
+    st = pytest.importorskip("safetensors.torch")
+    write_safetensors(tmp_path / "new folder" / "x", zoo())
+    assert same(st.load_file(tmp_path / "new folder" / "x"), zoo())
+    with pytest.importorskip("safetensors").safe_open(tmp_path / "new folder" / "x", "pt") as file:
+        assert file.metadata() == {"format": "pt"}
+    assert same(read_safetensors(tmp_path / "new folder" / "x"), zoo())
+    write_safetensors(tmp_path / "none", {})
+    assert read_safetensors(tmp_path / "none") == st.load_file(tmp_path / "none") == {}
+
+
+def test_writing_to_a_tensor_that_was_read_leaves_the_file_alone(tmp_path):
+    write_safetensors(tmp_path / "x", zoo())
+    before = (tmp_path / "x").read_bytes()
+    read_safetensors(tmp_path / "x")["transposed"].zero_()
+    assert (tmp_path / "x").read_bytes() == before
+
+
+def file_of(header, body=b"", length=None):
+    raw = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return (len(raw) if length is None else length).to_bytes(8, "little") + raw + body
+
+
+def entry(start, stop, shape=(1,), dtype="F32"):
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": [start, stop]}
+
+
+GOOD = file_of({"a": entry(0, 4), "b": entry(4, 12, [2])}, bytes(12))
+MALFORMED = {
+    "empty": b"", "seven bytes": b"\0" * 7, "only a length": b"\2" + b"\0" * 7,
+    "huge length": file_of(b"{}", length=2**64 - 1), "length past 2^63": file_of(b"{}", length=2**63), "length one too long": file_of(b"{}", length=3),
+    "header over 100 MB": None,  # made in the test
+    "truncated in the header": GOOD[:40], "truncated in the numbers": GOOD[:-1], "trailing byte": GOOD + b"\0",
+    "not JSON": file_of(b"{nonsense}"), "not an object": file_of(b"[]"), "leading space": file_of(b" {}"), "not UTF-8": file_of(b'{"\xff":1}'),
+    "UTF-16": file_of('{"a":1}'.encode("utf-16-le")), "nested beyond measure": file_of(b'{"a":' + b"[" * 200_000 + b"]" * 200_000 + b"}"),
+    "number of 5,000 digits": file_of(b'{"a":{"dtype":"F32","shape":[' + b"9" * 5000 + b'],"data_offsets":[0,4]}}', bytes(4)),
+    "overlap": file_of({"a": entry(0, 8, [2]), "b": entry(4, 12, [2])}, bytes(12)), "same place": file_of({"a": entry(0, 4), "b": entry(0, 4)}, bytes(4)),
+    "hole": file_of({"a": entry(0, 4), "b": entry(8, 12)}, bytes(12)), "hole at the start": file_of({"a": entry(4, 8)}, bytes(8)),
+    "smaller than its shape": file_of({"a": entry(0, 4, [2])}, bytes(4)), "larger than its shape": file_of({"a": entry(0, 8)}, bytes(8)),
+    "negative shape": file_of({"a": entry(0, 4, [-1])}, bytes(4)), "two negatives": file_of({"a": entry(0, 4, [-1, -1])}, bytes(4)),
+    "negative offset": file_of({"a": entry(-4, 0)}, bytes(4)), "backwards": file_of({"a": entry(4, 0)}, bytes(4)),
+    "fraction in the shape": file_of({"a": entry(0, 4, [1.0])}, bytes(4)), "true in the shape": file_of({"a": entry(0, 4, [True])}, bytes(4)),
+    "text in the shape": file_of({"a": entry(0, 4, ["1"])}, bytes(4)), "shape is a number": file_of({"a": entry(0, 4) | {"shape": 1}}, bytes(4)),
+    "fraction in the offsets": file_of({"a": entry(0.0, 4.0)}, bytes(4)), "true in the offsets": file_of({"a": entry(False, 4)}, bytes(4)),
+    "fraction in the offsets of an empty tensor": file_of({"a": entry(0.0, 0.0, [0])}),
+    "NaN in the offsets": file_of({"a": entry(float("nan"), 4)}, bytes(4)), "infinite offset": file_of({"a": entry(0, float("inf"))}, bytes(4)),
+    "empty of impossible shape": file_of({"a": entry(0, 0, [0, 2**70])}), "offsets beyond any file": file_of({"a": entry(0, 2**66, [2**64])}),
+    "sizes that overflow": file_of({"a": entry(0, 0, [2**32, 2**32])}),
+    "three offsets": file_of({"a": entry(0, 4) | {"data_offsets": [0, 4, 4]}}, bytes(4)), "one offset": file_of({"a": entry(0, 4) | {"data_offsets": [0]}}, bytes(4)),
+    "offsets as text": file_of({"a": entry(0, 4) | {"data_offsets": "04"}}, bytes(4)), "no offsets": file_of({"a": {"dtype": "F32", "shape": [1]}}, bytes(4)),
+    "unknown dtype": file_of({"a": entry(0, 4, dtype="F33")}, bytes(4)), "dtype is a list": file_of({"a": entry(0, 4, dtype=["F32"])}, bytes(4)),
+    "entry is a number": file_of({"a": 4}), "entry is null": file_of({"a": None}), "bytes without a tensor": file_of({}, bytes(4)),
+    "a name twice": file_of(b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}', bytes(8)),
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_a_malformed_file_is_refused_in_a_sentence_that_names_it(tmp_path, name):
+    library, st = pytest.importorskip("safetensors"), pytest.importorskip("safetensors.torch")
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(MALFORMED[name] or file_of(b"{}" + b" " * 100_000_000))
+    if name != "leading space":  # the format forbids it, the library does not
+        with pytest.raises((library.SafetensorError, RuntimeError)):  # the oracle agrees that it is malformed
+            st.load_file(path)
+    refusal(read_safetensors, path, names=[path])
+
+
+def test_whatever_bytes_are_flipped_the_answer_is_a_refusal_or_that_of_the_library(tmp_path):
+    st = pytest.importorskip("safetensors.torch")
+    rng, refused = random.Random(0), 0
+    good = file_of({"__metadata__": {"format": "pt"}, "w": entry(0, 12, [3]), "b": entry(12, 20, [2, 2], "BF16"), "n": entry(20, 20, [0], "I64"),
+                    "x": entry(20, 24, [2, 2], "BOOL"), "y": entry(24, 32, [], "F64")}, bytes(rng.choices([0, 1], k=32)))
+    for _ in range(1500):
+        bad = bytearray(good)
+        for _ in range(rng.choice([1, 1, 1, 2, 3])):
+            at = rng.randrange(len(bad) - 32)  # in the length and the header: the numbers may be any
+            bad[at] = rng.choice([rng.randrange(256), bad[at] ^ 1 << rng.randrange(8), *b'0123456789,:"[]{}-'])
+        bad = bytes(bad[:rng.randrange(len(bad))]) if rng.random() < 0.1 else bytes(bad)
+        (tmp_path / "x").write_bytes(bad)
+        try:
+            ours = read_safetensors(tmp_path / "x")
+        except ValueError as error:
+            assert str(tmp_path / "x") in str(error)
+            refused += 1
+        else:
+            assert same(ours, st.load(bad))
+    assert 700 < refused < 1500
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "x"
+    write_safetensors(path, {"a": torch.ones(2)})
+    before = path.read_bytes()
+    for unwritable in (torch.ones(2, device="meta"), torch.ones(2, dtype=torch.complex64), torch.eye(2).to_sparse()):
+        with pytest.raises(Exception):
+            write_safetensors(path, {"a": torch.zeros(1000), "b": unwritable})
+        assert path.read_bytes() == before and os.listdir(tmp_path) == ["x"]
+
+    def interrupted():
+        yield b"half"
+        assert path.read_bytes() == before
+        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        write_whole(path, interrupted())
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ["x"]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The tokenizer
+
+BYTE_LEVEL = ["smollm2", "llama3", "qwen3", "deepseek_v3"]
+
+
+@pytest.fixture
+def both(tokenizer_json, tmp_path):
+    """both(name, **changes) -> (our Tokenizer, the one of the tokenizers library), from the same tokenizer.json."""
+    def load(name, **changes):
+        tokenizers = pytest.importorskip("tokenizers")
+        folder = tmp_path / name
+        folder.mkdir()
+        shutil.copy(tokenizer_json(name), folder / "tokenizer.json")
+        (folder / "config.json").write_text(json.dumps(dict(model_type="llama", hidden_size=8, num_attention_heads=1, num_hidden_layers=1,
+                                                            vocab_size=8, intermediate_size=8, eos_token_id=[2, 3])))
+        spec = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8")) | changes
+        return Tokenizer(folder), tokenizers.Tokenizer.from_str(json.dumps(spec))
+    return load
+
+
+def random_texts(count, seed=0):
+    """Strings of all that Unicode has: letters of many scripts, digits, controls, combining marks, emoji, CJK, runs of spaces, line ends."""
+    rng = random.Random(seed)
+    kinds = [range(0x20, 0x7F), range(0, 0x20), range(0x80, 0x250), range(0x300, 0x370), range(0x370, 0x530), range(0x590, 0x700), range(0x900, 0xE00),
+             range(0x1100, 0x1200), range(0x2000, 0x2070), range(0x2070, 0x2C00), range(0x3040, 0x3100), range(0x4E00, 0xA000), range(0xAC00, 0xD7A4),
+             range(0xF900, 0xFB00), range(0xFF00, 0xFFF0), range(0x1D400, 0x1D800), range(0x1F300, 0x1FA00), range(0x20000, 0x2A000), range(0xE0000, 0xE0100)]
+    runs = [" ", "  ", "\n", "\n\n", "\r\n", "\t", "\u00a0", "\u3000", "1234567", "٣٤", "½", "e\u0301", "\u212b", "'s", "'LL", " 'Re", "👩‍👩‍👧", "🇩🇪", "don't", "x²", "\0"]
+    texts = []
+    for _ in range(count):
+        some = rng.sample(kinds, rng.randint(1, 4))
+        parts = [rng.choice(runs) * rng.randint(1, 4) if rng.random() < 0.3 else chr(rng.choice(rng.choice(some))) for _ in range(rng.randint(1, 40))]
+        texts.append("".join(parts))
+    return texts
+
+
+def agree(ours, theirs, texts):
+    for text, encoding in zip(texts, theirs.encode_batch(texts, add_special_tokens=False)):
+        ids = ours.encode(text)
+        assert ids == encoding.ids, repr(text)
+        assert ours.decode(ids) == (unicodedata.normalize("NFC", text) if ours.nfc else text)
+    return True
+
+
+def without_absent_bytes(theirs, texts):
+    """SmolLM2's vocabulary lacks some bytes: the library drops them, so they do not come back. A test of their own is below."""
+    known = theirs.get_vocab()
+    absent = {byte for letter, byte in byte_alphabet().items() if letter not in known}
+    return [bytes(b for b in text.encode() if b not in absent).decode(errors="ignore") for text in texts]
+
+
+@pytest.mark.parametrize("name", BYTE_LEVEL)
+def test_ids_of_problems_equal_the_tokenizers_library(both, shared, name):
+    rows = [row for file in ("train.jsonl", "test.jsonl", "train_knowledge.jsonl") for row in gsm8k(shared, file)][::6]
+    assert agree(*both(name), [text for row in rows for text in (row["question"], row["rationale"])])
+
+
+@pytest.mark.parametrize("name", BYTE_LEVEL)
+def test_ids_of_random_unicode_equal_the_tokenizers_library(both, name):
+    ours, theirs = both(name)
+    texts = random_texts(5000)
+    kept = without_absent_bytes(theirs, texts)
+    assert name == "smollm2" or kept == texts
+    assert agree(ours, theirs, kept)
+
+
+@pytest.mark.parametrize("name", BYTE_LEVEL)
+def test_text_that_spells_a_special_token_is_ordinary_text(both, name):
+    ours, theirs = both(name, added_tokens=[])  # a library tokenizer that has no special tokens
+    assert len(ours.special) > 10
+    texts = [text for token in ours.special for text in (token, f"2{token}3", f" {token}\n{token}")]
+    assert agree(ours, theirs, texts)
+    assert not set(ours.special.values()) & {i for text in texts for i in ours.encode(text)}
+
+
+def test_a_prompt_ends_in_a_line_break_and_an_answer_in_the_end_token(both):
+    ours, theirs = both("smollm2")
+    assert ours.prompt("2 + 2 = ?") == theirs.encode("2 + 2 = ?\n").ids
+    assert ours.answer("4") == theirs.encode("4").ids + [2]
+
+
+def test_bytes_without_a_token_are_dropped_as_in_the_library(both):
+    ours, theirs = both("smollm2")
+    for text in ("a\x06b", "\x04", "12\x133 \x14\n", "x = \U00040000", "\x1d\x16\x06"):
+        ids = ours.encode(text)
+        assert ids == theirs.encode(text, add_special_tokens=False).ids
+        assert ours.decode(ids) == theirs.decode(ids) != text
+
+
+def test_ids_without_a_token_are_no_text(both):
+    """A model's vocabulary may be larger than its tokenizer's: Qwen's is, and may sample such an id."""
+    ours, theirs = both("qwen3")
+    ids = ours.encode("2 + 2")
+    assert ours.decode([151_900, *ids, 151_935]) == theirs.decode([151_900, *ids, 151_935]) == "2 + 2"
+
+
+def test_a_text_cut_off_within_a_character_decodes(both):
+    ours, _ = both("smollm2")
+    ids = ours.encode("🫠")
+    assert len(ids) > 1 and ours.decode(ids[:-1]) == "\ufffd" and ours.decode([]) == ""
+
+
+def test_a_lone_surrogate_does_not_raise(both):
+    assert both("smollm2")[0].encode("a\ud800b")
+
+
+def test_llama2_and_other_kinds_of_tokenizer_are_refused(tokenizer_json, tmp_path):
+    source = tokenizer_json("llama2")
+    refusal(Tokenizer, source.parent, names=[source, "byte fallback"])
+    good = json.loads(tokenizer_json("smollm2").read_text(encoding="utf-8"))
+    for change, says in ((dict(model=good["model"] | {"type": "Unigram"}), "Unigram"), (dict(normalizer={"type": "Lowercase"}), "Lowercase"),
+                         (dict(pre_tokenizer={"type": "Whitespace"}), "Whitespace"), (dict(pre_tokenizer=None), "pre-tokenizer"),
+                         (dict(pre_tokenizer={"type": "Digits", "individual_digits": True}), "byte-level"),
+                         (dict(model=good["model"] | {"merges": good["model"]["merges"][::-1]}), "merges"),
+                         (dict(pre_tokenizer={"type": "ByteLevel", "add_prefix_space": True}), "ByteLevel")):
+        (tmp_path / "tokenizer.json").write_text(json.dumps(good | change))
+        refusal(Tokenizer, tmp_path, names=[tmp_path / "tokenizer.json", says])

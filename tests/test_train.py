@@ -1,0 +1,260 @@
+"""train.py: the loss and the loop against transformers and peft, and the whole command on the built-in base."""
+import argparse
+import hashlib
+import json
+import math
+import random
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import data
+import lora
+import train
+from conftest import ROOT
+from model import Tokenizer, load_model, read_safetensors
+
+
+def examples_of(n, seed=0, vocab=97):
+    """Random examples of very different lengths; some end where others have barely begun."""
+    rng = random.Random(seed)
+    lengths = [(rng.randrange(1, 30), rng.randrange(1, 20)) for _ in range(n)]
+    return [([rng.randrange(vocab) for _ in range(a + b)], [0] * a + [1] * b) for a, b in lengths]
+
+
+def settings(**changes):
+    return argparse.Namespace(**dict(lr=1e-2, weight_decay=0.01, warmup=0.3, clip=0.5, budget=100) | changes)
+
+
+def oracle_loss(hf, examples):
+    """transformers' own loss, example by example: no padding, no batch."""
+    return sum(hf(input_ids=torch.tensor([ids]), labels=torch.tensor([[i if m else -100 for i, m in zip(ids, mask)]])).loss * sum(mask[1:]) for ids, mask in examples)
+
+
+def test_loss_equals_transformers(make_base):
+    folder, hf = make_base()
+    examples = examples_of(9)
+    mine = train.summed_loss(load_model(folder, dtype=torch.float32), examples)
+    assert mine.item() == pytest.approx(oracle_loss(hf, examples).item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("budget", [1, 60, 10_000])
+def test_gradient_does_not_depend_on_the_micro_batches(make_base, budget):
+    """Accumulated by token count: one example at a time gives what one big batch gives."""
+    folder, _ = make_base()
+    model = load_model(folder, dtype=torch.float32).requires_grad_(True)
+    examples = examples_of(9)
+    (train.summed_loss(model, examples) / train.supervised(examples)).backward()
+    whole = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    groups = data.micro_batches(examples, budget)
+    assert len(groups) == {1: 9, 10_000: 1}.get(budget, len(groups))
+    for group in groups:
+        (train.summed_loss(model, group) / train.supervised(examples)).backward()
+    for p, grad in zip(model.parameters(), whole):
+        assert torch.allclose(p.grad, grad, atol=1e-6, rtol=1e-4)
+
+
+def test_training_equals_peft(make_base, capsys):
+    """Five steps of `fit` give the adapter that peft, torch's scheduler and one unsplit batch a step give, weight for weight."""
+    peft = pytest.importorskip("peft")
+    folder, hf = make_base()
+    torch.manual_seed(3)
+    model = load_model(folder, dtype=torch.float32)
+    parameters = lora.inject(model, ["q_proj", "v_proj", "gate_proj"], {"ir": (4, 6 / 4)})
+    lora.switch(model, "ir")
+    theirs = peft.get_peft_model(hf, peft.LoraConfig(r=4, lora_alpha=6, lora_dropout=0.0, target_modules=["q_proj", "v_proj", "gate_proj"], task_type="CAUSAL_LM"))
+    named = dict(theirs.named_modules())
+    pairs = [(layer, named[f"base_model.model.{name}"]) for name, layer in lora.layers(model)]
+    for layer, other in pairs:
+        other.lora_A.default.weight.data.copy_(layer.A.data)
+    steps, batches = 5, [examples_of(8, seed) for seed in range(5)]
+    args = settings()
+    train.fit(model, parameters, iter(batches), steps, args)
+
+    trained = [p for p in theirs.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=args.lr, weight_decay=args.weight_decay, betas=(0.9, 0.95))
+    warmup = round(args.warmup * steps)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: (t + 1) / warmup if t < warmup else (1 + math.cos(math.pi * (t - warmup) / (steps - warmup))) / 2)
+    losses = []
+    for batch in batches:
+        loss = oracle_loss(theirs, batch) / sum(sum(mask[1:]) for _, mask in batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, args.clip)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        losses.append(f"{loss.item():.4f}")
+    for layer, other in pairs:
+        assert layer.B.abs().max() > 1e-3
+        assert torch.allclose(layer.A, other.lora_A.default.weight, atol=1e-4)  # Adam makes much of a tiny gradient's rounding
+        assert torch.allclose(layer.B, other.lora_B.default.weight, atol=1e-4)
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split("loss ")[1].split()[0] for line in printed] == losses
+    assert printed[2].startswith("step 3/5 ") and all(word in printed[2] for word in ("lr ", "tokens/s", "left"))
+
+
+def test_learning_rate():
+    """Up in equal parts, then half a cosine whose middle is half the peak; the last step is still above zero."""
+    rates = [train.learning_rate(step, 104, 8.0, 4) for step in range(104)]
+    assert rates[:5] == [2.0, 4.0, 6.0, 8.0, 8.0]
+    assert rates[54] == pytest.approx(4.0) and 0 < rates[-1] < 0.01
+    assert all(a >= b for a, b in zip(rates[3:], rates[4:]))
+
+
+def test_every_example_once_per_pass():
+    batches = train.shuffled(list(range(10)), 4, seed=1)
+    drawn = [i for _ in range(5) for i in next(batches)]
+    assert sorted(drawn[:10]) == sorted(drawn[10:]) == list(range(10)) and drawn[:10] != drawn[10:]
+    assert next(train.shuffled(list(range(10)), 4, seed=1)) == drawn[:4] != next(train.shuffled(list(range(10)), 4, seed=2))
+
+
+def test_rephrasings_stay_on_one_side(tmp_path):
+    """Rows that share an id, as the authors' rephrasings do, are all learnt from or all held out."""
+    rows = [dict(id=i // 3, question=f"{i}?", rationale="r", answer="1") for i in range(120)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    learn, held = train.rows_of(argparse.Namespace(data=tmp_path / "rows.jsonl"))
+    assert len(learn) + len(held) == 120 and len(held) == 6
+    assert not {r["id"] for r in learn} & {r["id"] for r in held}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The command
+
+
+def run(*words, cwd=ROOT):
+    return subprocess.run([sys.executable, str(ROOT / "train.py"), *words], capture_output=True, text=True, cwd=cwd)
+
+
+def fingerprint(folder):
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
+
+
+def test_a_role_learns_and_the_base_stays(tmp_path):
+    """Ten steps: what it does is announced, the loss falls, the adapter is where it is said to be, the base's files are as before."""
+    before = fingerprint(ROOT / "tiny")
+    words = ["--role", "dr", "--steps", "12", "--batch", "8", "--examples", "200", "--out", str(tmp_path), "--dtype", "float32"]
+    done = run(*words)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    announced = "\n".join(lines[:6])
+    for part in ("tiny", "parameters, frozen", "float32 on cpu", "rank 16", "to learn from", "tokens", "12 steps"):
+        assert part in announced
+    losses = [float(line.split("loss ")[1].split()[0]) for line in lines if line.startswith("step ")]
+    assert len(losses) == 12 and sum(losses[-3:]) < 0.8 * sum(losses[:3])
+    assert f"saved in   {tmp_path}/tiny/dr/" in done.stdout and "held-out loss" in done.stdout
+    assert fingerprint(ROOT / "tiny") == before
+    again = fingerprint(tmp_path / "tiny" / "dr")
+    assert run(*words).returncode == 0
+    assert fingerprint(tmp_path / "tiny" / "dr") == again  # the seed decides all
+
+
+def test_an_adapter_trained_here_speaks_the_same_in_peft(tmp_path):
+    peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
+    assert run("--role", "kg", "--steps", "3", "--batch", "4", "--examples", "50", "--out", str(tmp_path), "--dtype", "float32").returncode == 0
+    folder = tmp_path / "tiny" / "kg"
+    model = load_model(ROOT / "tiny", dtype=torch.float32)
+    ids = torch.tensor([Tokenizer(ROOT / "tiny").encode(data.toy(1)[0]["question"])])
+    with torch.no_grad():
+        bare = model.logits(model(ids))
+        lora.stack(model, {"kg": folder})
+        lora.switch(model, "kg")
+        mine = model.logits(model(ids))
+        theirs = peft.PeftModel.from_pretrained(transformers.AutoModelForCausalLM.from_pretrained(ROOT / "tiny", dtype=torch.float32), folder)(ids).logits
+    assert (mine - theirs).abs().max() <= 1e-4 < (mine - bare).abs().max()
+
+
+@pytest.mark.parametrize("words,why", [
+    (["--role", "ir", "--model", "nowhere"], "no config.json"),
+    (["--role", "ir", "--data", "nowhere.jsonl"], "nowhere.jsonl"),
+    (["--role", "ir", "--targets", "q_proj,x_proj"], "x_proj"),
+    (["--role", "ir", "--device", "abacus"], "abacus"),
+])
+def test_mistakes_get_a_sentence(words, why, tmp_path):
+    done = run(*words, "--out", str(tmp_path / "out"))
+    assert done.returncode == 2 and why in done.stderr
+    assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_row_without_knowledge_is_refused_by_its_line(tmp_path):
+    rows = [dict(question="1+1?", rationale="1+1=2", answer="2", knowledge=["Add."]), dict(question="1+2?", rationale="1+2=3", answer="3")]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    done = run("--role", "kg", "--data", str(tmp_path / "rows.jsonl"), "--out", str(tmp_path / "out"))
+    assert done.returncode == 2 and "rows.jsonl:2" in done.stderr
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The built-in base
+
+
+def test_byte_pair_encoding_equals_the_tokenizers_library(tmp_path):
+    """Our trainer's merges, run by the library, cut every text as our own tokenizer does."""
+    tokenizers = pytest.importorskip("tokenizers")
+    rng = random.Random(0)
+    texts = [data.document(rng) for _ in range(300)]
+    tokens, merges = train.train_bpe(texts, 600)
+    assert len(tokens) == len(set(tokens)) == 600 and len(merges) == 600 - 256
+    (tmp_path / "tokenizer.json").write_text(json.dumps(train.tokenizer_json(tokens, merges)))
+    (tmp_path / "config.json").write_bytes((ROOT / "tiny" / "config.json").read_bytes())
+    mine, theirs = Tokenizer(tmp_path), tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    for text in texts + ["", "  12 + 3\n\n é 漢字 🙂 don't", "<|endoftex"]:
+        ids = mine.encode(text)
+        assert ids == theirs.encode(text, add_special_tokens=False).ids
+        assert mine.decode(ids) == text
+
+
+def test_bpe_merges_the_most_frequent_pair_first():
+    """The textbook case: in "aab aab ab" the pair (a, b) occurs three times, (a, ab) then twice."""
+    tokens, merges = train.train_bpe(["aab"] * 2 + ["ab"], 258)
+    assert merges == [(b"a", b"b"), (b"a", b"ab")] and tokens[256:] == [b"ab", b"aab"]
+
+
+def test_tiny_is_what_this_code_makes(tmp_path):
+    """`--role base` makes tiny/'s tokenizer and config to the byte, and a folder of the same tensors that transformers reads; tiny/ stays small."""
+    transformers = pytest.importorskip("transformers")
+    done = run("--role", "base", "--steps", "2", "--batch", "4", "--out", str(tmp_path / "base"))
+    assert done.returncode == 0, done.stderr
+    for name in ("tokenizer.json", "config.json"):
+        assert (tmp_path / "base" / name).read_bytes() == (ROOT / "tiny" / name).read_bytes()
+    made, kept = (read_safetensors(folder / "model.safetensors") for folder in (tmp_path / "base", ROOT / "tiny"))
+    assert {n: (t.shape, t.dtype) for n, t in made.items()} == {n: (t.shape, t.dtype) for n, t in kept.items()}
+    assert sum(p.stat().st_size for p in (ROOT / "tiny").iterdir()) <= 8_000_000
+    ids = torch.tensor([[5, 6, 7, 300, 301]])
+    with torch.no_grad():
+        theirs = transformers.AutoModelForCausalLM.from_pretrained(ROOT / "tiny", dtype=torch.float32)(ids).logits
+        model = load_model(ROOT / "tiny", dtype=torch.float32)
+        assert (model.logits(model(ids)) - theirs).abs().max() <= 1e-4
+
+
+def test_tiny_knows_its_world():
+    """tiny/ is really pretrained: it continues held-out problems in a layout of its own reading far better than chance (ln 1024 = 6.9)."""
+    tokenizer, model = Tokenizer(ROOT / "tiny"), load_model(ROOT / "tiny", dtype=torch.float32)
+    examples = []
+    for row in data.toy(50, "test"):
+        asked, said = tokenizer.encode(f"Problem: {row['question']}\nSolution:\n"), tokenizer.encode(row["rationale"])
+        examples.append((asked + said, [0] * len(asked) + [1] * len(said)))
+    assert train.held_out_loss(model, examples, 4096) < 0.5
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A real model and real rows
+
+
+@pytest.mark.slow
+def test_a_real_model_learns_every_role_and_answers(smollm2, shared, tmp_path):
+    """SmolLM2-135M on GSM8K rows with knowledge: each role's loss falls within 20 steps, then a vote on test questions runs through."""
+    rows = shared / "data" / "gsm8k" / "train_knowledge.jsonl"
+    for role in ("ir", "kg", "dr"):
+        done = run("--role", role, "--model", str(smollm2), "--data", str(rows), "--lr", "1e-3", "--steps", "20", "--batch", "4", "--out", str(tmp_path))
+        assert done.returncode == 0, done.stderr
+        losses = [float(line.split("loss ")[1].split()[0]) for line in done.stdout.splitlines() if line.startswith("step ")]
+        assert len(losses) == 20 and sum(losses[-5:]) < 0.9 * sum(losses[:5]), losses
+    folder = tmp_path / smollm2.resolve().name
+    done = subprocess.run([sys.executable, "infer.py", "--model", str(smollm2), "--data", str(shared / "data" / "gsm8k" / "test.jsonl"), "--limit", "4",
+                           "--rounds", "2", "--max-new", "100", *(w for r in ("ir", "kg", "dr") for w in (f"--{r}", str(folder / r)))],
+                          capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "| LoRID |" in done.stdout and "questions 4" in done.stdout

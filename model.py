@@ -285,7 +285,7 @@ class Decoder(nn.Module):
         return self.model.norm(x)
 
     def logits(self, hidden):
-        """(..., C) -> (..., V) in float32, so that losses and probabilities keep their digits."""
+        """(B, T, C) -> (B, T, V), or (N, C) -> (N, V), in float32, so that losses and probabilities keep their digits."""
         return self.lm_head(hidden).float()
 
     @property

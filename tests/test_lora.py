@@ -187,8 +187,8 @@ def test_an_adapter_may_sit_on_the_head_and_leaves_a_tied_embedding_alone(make_b
     expected = hidden @ (embedding + 0.75 * layer.B @ layer.A).T.detach()
     assert name == "lm_head" and close(logits(model, some_ids()), expected, 1e-4)
     lora.switch(model, ["ir", None])  # rows, and only the last position of each, as in decoding
-    assert close(model.logits(hidden[:, -1])[0].detach(), expected[0, -1], 1e-4)
-    assert close(model.logits(hidden[:, -1])[1].detach(), (hidden @ embedding.T)[1, -1], 1e-4)
+    assert close(model.logits(hidden[:, -1:])[0, 0].detach(), expected[0, -1], 1e-4)
+    assert close(model.logits(hidden[:, -1:])[1, 0].detach(), (hidden @ embedding.T)[1, -1], 1e-4)
     lora.merge(model, "ir")
     assert close(logits(model, some_ids()), expected, 1e-4)
     assert torch.equal(model.model.embed_tokens.weight, embedding) and model.dtype == torch.float32 and model.device.type == "cpu"

@@ -54,92 +54,143 @@ def read_rows(path):
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The toy world. A story begins with an amount; then things happen to it, or people are compared; at last something is asked.
-# Each kind of event is one entry: what it needs and leaves behind, its arithmetic, the numbers it draws, a rule for each worked line, and how it may be told.
+# Each kind of event is one entry: its name, what it needs and leaves behind, its arithmetic, the numbers it draws, its unit, a rule
+# for each worked line, and how it may be told.
 #
-#   in the arithmetic   v the amount so far, u the one before it, hi and lo the larger and smaller of both, n and m drawn, _ the last result
+#   in the arithmetic   v the amount so far, u the one before, hi and lo the larger and smaller of both, n and m drawn, _ the last result
 #   in the telling      {a} whose amount it is, {b} somebody else, {x} the things, {n} {m} the numbers, {f} one n-th in words
 
 Kind = namedtuple("Kind", "name takes gives steps draw unit rules told")
 SMALL, FEW, MANY, PARTS = range(2, 10), range(2, 13), range(3, 61), (2, 3, 4, 5, 10)
-IN_WORDS = {2: ("half", "50 percent"), 3: ("a third",), 4: ("a quarter", "25 percent"), 5: ("a fifth", "20 percent"), 10: ("a tenth", "10 percent")}
+IN_WORDS = {2: ("half", "50 percent"), 3: ("a third",), 4: ("a quarter", "25 percent"), 5: ("a fifth", "20 percent"),
+            10: ("a tenth", "10 percent")}
 
 KINDS = [Kind(*entry) for entry in (
-    ("has", "start", "things", "", dict(n=MANY), "{x}", (), (
-        "{a} has {n} {x}.", "{a} owns {n} {x}.", "There are {n} {x} in {a}'s room.", "{a} keeps {n} {x} in a drawer.")),
-    ("groups", "start", "things", "m*n", dict(m=SMALL, n=SMALL), "{x}", ("Equal groups: multiply the number of groups by the size of one.",), (
-        "{a} buys {m} boxes with {n} {x} in each.", "{a} fills {m} shelves with {n} {x} each.", "On {a}'s table are {m} rows of {n} {x}.",
-        "{a} opens {m} packs and finds {n} {x} in every pack.")),
-    ("dozen", "start", "things", "n*12", dict(n=FEW), "{x}", ("A dozen is 12: multiply the dozens by 12.",), (
-        "{a} buys {n} dozen {x}.", "{a} gets {n} dozen {x} for a birthday.", "In {a}'s cupboard are {n} dozen {x}.")),
-    ("pairs", "start", "things", "n*2", dict(n=range(6, 41)), "{x}", ("A pair is 2: multiply the pairs by 2.",), (
-        "{a} has {n} pairs of {x}.", "{a} sorts all the {x} into {n} pairs.", "{a} counts {n} pairs of {x}.")),
-    ("weekly", "start", "things", "m*7 _*n", dict(m=SMALL, n=SMALL), "{x}", ("A week has 7 days: multiply the weeks by 7.", "All days together: multiply the days by the amount of one day."), (
-        "{a} makes {n} {x} a day for {m} weeks.", "For {m} weeks {a} collects {n} {x} every day.", "{a} finds {n} {x} each day, and that for {m} weeks.")),
-    ("two parts", "start", "things", "m+n", dict(m=MANY, n=MANY), "{x}", ("Two parts make a whole: add them.",), (
-        "{a} picks up {m} {x} in the morning and {n} in the evening.", "{a} has {m} red {x} and {n} blue ones.",
-        "{a} gets {m} {x} from an aunt and {n} from an uncle.")),
+    ("has", "start", "things", "", dict(n=MANY), "{x}",
+        (),
+        ("{a} has {n} {x}.", "{a} owns {n} {x}.", "There are {n} {x} in {a}'s room.", "{a} keeps {n} {x} in a drawer.")),
+    ("groups", "start", "things", "m*n", dict(m=SMALL, n=SMALL), "{x}",
+        ("Equal groups: multiply the number of groups by the size of one.",),
+        ("{a} buys {m} boxes with {n} {x} in each.", "{a} fills {m} shelves with {n} {x} each.",
+         "On {a}'s table are {m} rows of {n} {x}.", "{a} opens {m} packs and finds {n} {x} in every pack.")),
+    ("dozen", "start", "things", "n*12", dict(n=FEW), "{x}",
+        ("A dozen is 12: multiply the dozens by 12.",),
+        ("{a} buys {n} dozen {x}.", "{a} gets {n} dozen {x} for a birthday.", "In {a}'s cupboard are {n} dozen {x}.")),
+    ("pairs", "start", "things", "n*2", dict(n=range(6, 41)), "{x}",
+        ("A pair is 2: multiply the pairs by 2.",),
+        ("{a} has {n} pairs of {x}.", "{a} sorts all the {x} into {n} pairs.", "{a} counts {n} pairs of {x}.")),
+    ("weekly", "start", "things", "m*7 _*n", dict(m=SMALL, n=SMALL), "{x}",
+        ("A week has 7 days: multiply the weeks by 7.", "All days together: multiply the days by the amount of one day."),
+        ("{a} makes {n} {x} a day for {m} weeks.", "For {m} weeks {a} collects {n} {x} every day.",
+         "{a} finds {n} {x} each day, and that for {m} weeks.")),
+    ("two parts", "start", "things", "m+n", dict(m=MANY, n=MANY), "{x}",
+        ("Two parts make a whole: add them.",),
+        ("{a} picks up {m} {x} in the morning and {n} in the evening.", "{a} has {m} red {x} and {n} blue ones.",
+         "{a} gets {m} {x} from an aunt and {n} from an uncle.")),
 
-    ("gain", "things", "things", "v+n", dict(n=MANY), "{x}", ("What comes in is added.",), (
-        "Then {a} gets {n} more {x}.", "{a} is given another {n} {x}.", "{b} hands {n} {x} to {a}.", "Later {a} finds {n} {x} more.", "{a} wins {n} {x} in a game.")),
-    ("loss", "things", "things", "v-n", dict(n=MANY), "{x}", ("What goes out is subtracted.",), (
-        "Then {a} loses {n} {x}.", "{a} gives {n} {x} to {b}.", "{n} of {a}'s {x} break.", "{b} takes {n} of {a}'s {x} away.", "{a} throws {n} old {x} out.")),
-    ("part lost", "things", "things", "v/n v-_", dict(n=PARTS), "{x}", ("A part is found by dividing: 50 percent by 2, 25 by 4, 20 by 5, 10 by 10.", "What is left is the whole minus the part."), (
-        "{a} gives {f} of the {x} to {b}.", "{f} of {a}'s {x} get lost.", "{b} borrows {f} of {a}'s {x}.", "{a} drops {f} of the {x} into a lake.")),
+    ("gain", "things", "things", "v+n", dict(n=MANY), "{x}",
+        ("What comes in is added.",),
+        ("Then {a} gets {n} more {x}.", "{a} is given another {n} {x}.", "{b} hands {n} {x} to {a}.",
+         "Later {a} finds {n} {x} more.", "{a} wins {n} {x} in a game.")),
+    ("loss", "things", "things", "v-n", dict(n=MANY), "{x}",
+        ("What goes out is subtracted.",),
+        ("Then {a} loses {n} {x}.", "{a} gives {n} {x} to {b}.", "{n} of {a}'s {x} break.",
+         "{b} takes {n} of {a}'s {x} away.", "{a} throws {n} old {x} out.")),
+    ("part lost", "things", "things", "v/n v-_", dict(n=PARTS), "{x}",
+        ("A part is found by dividing: 50 percent by 2, 25 by 4, 20 by 5, 10 by 10.",
+         "What is left is the whole minus the part."),
+        ("{a} gives {f} of the {x} to {b}.", "{f} of {a}'s {x} get lost.", "{b} borrows {f} of {a}'s {x}.",
+         "{a} drops {f} of the {x} into a lake.")),
 
-    ("more", "things", "people", "v+n", dict(n=MANY), "{x}", ("If the unknown one has more, add the difference.",), (
-        "{b} has {n} more {x} than {a}.", "{b} has {n} {x} more than {a} does.", "Next to {a}, {b} is ahead by {n} {x}.")),
-    ("fewer", "things", "people", "v-n", dict(n=MANY), "{x}", ("If the unknown one has fewer, subtract the difference.",), (
-        "{b} has {n} fewer {x} than {a}.", "{b} is {n} {x} short of what {a} has.", "Next to {a}, {b} is behind by {n} {x}.")),
-    ("more, turned", "things", "people", "v-n", dict(n=MANY), "{x}", ("If the known one has more, the unknown one has less: subtract the difference.",), (
-        "{a} has {n} more {x} than {b}.", "{a} is ahead of {b} by {n} {x}.", "{a} has {n} {x} more than {b} does.")),
-    ("fewer, turned", "things", "people", "v+n", dict(n=MANY), "{x}", ("If the known one has fewer, the unknown one has more: add the difference.",), (
-        "{a} has {n} fewer {x} than {b}.", "{a} is behind {b} by {n} {x}.", "{a} is {n} {x} short of what {b} has.")),
-    ("times", "things", "people", "v*n", dict(n=SMALL), "{x}", ("If the unknown one has times as many, multiply.",), (
-        "{b} has {n} times as many {x} as {a}.", "{b} has {n} {x} for every one that {a} has.", "{b} has {n} times what {a} has.")),
-    ("times, turned", "things", "people", "v/n", dict(n=SMALL), "{x}", ("If the known one has times as many, the unknown one has less: divide.",), (
-        "{a} has {n} times as many {x} as {b}.", "{a} has {n} {x} for every one that {b} has.", "{a} has {n} times what {b} has.")),
-    ("part of", "things", "people", "v/n", dict(n=PARTS), "{x}", ("A part is found by dividing: 50 percent by 2, 25 by 4, 20 by 5, 10 by 10.",), (
-        "{b} has {f} as many {x} as {a}.", "{b} owns only {f} of what {a} has.", "What {b} has is {f} of {a}'s {x}.")),
-    ("together", "people", "end", "u+v", {}, "{x}", ("A total of two is their sum.",), (
-        "How many {x} do {a} and {b} have together?", "If {a} and {b} put their {x} on one pile, how many are there?", "What is the total of {a}'s and {b}'s {x}?")),
-    ("difference", "people", "end", "hi-lo", {}, "{x}", ("How far apart two amounts are: subtract the smaller from the larger.",), (
-        "How many {x} lie between what {a} and {b} have?", "By how many {x} do {a} and {b} differ?", "What is the gap between {a} and {b}, in {x}?")),
-    ("average", "people", "end", "u+v _/2", {}, "{x}", ("A total of two is their sum.", "The average of two is their total divided by 2."), (
-        "What is the average number of {x} of {a} and {b}?", "If {a} and {b} evened out their {x}, how many would each have?")),
+    ("more", "things", "people", "v+n", dict(n=MANY), "{x}",
+        ("If the unknown one has more, add the difference.",),
+        ("{b} has {n} more {x} than {a}.", "{b} has {n} {x} more than {a} does.", "Next to {a}, {b} is ahead by {n} {x}.")),
+    ("fewer", "things", "people", "v-n", dict(n=MANY), "{x}",
+        ("If the unknown one has fewer, subtract the difference.",),
+        ("{b} has {n} fewer {x} than {a}.", "{b} is {n} {x} short of what {a} has.", "Next to {a}, {b} is behind by {n} {x}.")),
+    ("more, turned", "things", "people", "v-n", dict(n=MANY), "{x}",
+        ("If the known one has more, the unknown one has less: subtract the difference.",),
+        ("{a} has {n} more {x} than {b}.", "{a} is ahead of {b} by {n} {x}.", "{a} has {n} {x} more than {b} does.")),
+    ("fewer, turned", "things", "people", "v+n", dict(n=MANY), "{x}",
+        ("If the known one has fewer, the unknown one has more: add the difference.",),
+        ("{a} has {n} fewer {x} than {b}.", "{a} is behind {b} by {n} {x}.", "{a} is {n} {x} short of what {b} has.")),
+    ("times", "things", "people", "v*n", dict(n=SMALL), "{x}",
+        ("If the unknown one has times as many, multiply.",),
+        ("{b} has {n} times as many {x} as {a}.", "{b} has {n} {x} for every one that {a} has.",
+         "{b} has {n} times what {a} has.")),
+    ("times, turned", "things", "people", "v/n", dict(n=SMALL), "{x}",
+        ("If the known one has times as many, the unknown one has less: divide.",),
+        ("{a} has {n} times as many {x} as {b}.", "{a} has {n} {x} for every one that {b} has.",
+         "{a} has {n} times what {b} has.")),
+    ("part of", "things", "people", "v/n", dict(n=PARTS), "{x}",
+        ("A part is found by dividing: 50 percent by 2, 25 by 4, 20 by 5, 10 by 10.",),
+        ("{b} has {f} as many {x} as {a}.", "{b} owns only {f} of what {a} has.", "What {b} has is {f} of {a}'s {x}.")),
+    ("together", "people", "end", "u+v", {}, "{x}",
+        ("A total of two is their sum.",),
+        ("How many {x} do {a} and {b} have together?", "If {a} and {b} put their {x} on one pile, how many are there?",
+         "What is the total of {a}'s and {b}'s {x}?")),
+    ("difference", "people", "end", "hi-lo", {}, "{x}",
+        ("How far apart two amounts are: subtract the smaller from the larger.",),
+        ("How many {x} lie between what {a} and {b} have?", "By how many {x} do {a} and {b} differ?",
+         "What is the gap between {a} and {b}, in {x}?")),
+    ("average", "people", "end", "u+v _/2", {}, "{x}",
+        ("A total of two is their sum.", "The average of two is their total divided by 2."),
+        ("What is the average number of {x} of {a} and {b}?",
+         "If {a} and {b} evened out their {x}, how many would each have?")),
 
-    ("share", "things", "end", "v/n", dict(n=FEW), "{x}", ("A fair share is the total divided by the number of people.",), (
-        "{n} children share {a}'s {x} equally. How many {x} does each of them get?", "If {n} friends divide {a}'s {x} fairly, how many {x} does one friend have?")),
-    ("minutes", "things", "end", "v*n", dict(n=SMALL), "minutes", ("The time for all is their number times the time for one.",), (
-        "To clean one of {a}'s {x} takes {n} minutes. How many minutes do all of them take?", "{a} paints all the {x}, {n} minutes for each. How many minutes is that?")),
-    ("hours", "things", "end", "v/n", dict(n=FEW), "hours", ("The hours needed are the total divided by what one hour brings.",), (
-        "{a} can mend {n} {x} in an hour. How many hours will it take to mend all?", "If {a} wraps {n} {x} an hour, after how many hours are all of them wrapped?")),
+    ("share", "things", "end", "v/n", dict(n=FEW), "{x}",
+        ("A fair share is the total divided by the number of people.",),
+        ("{n} children share {a}'s {x} equally. How many {x} does each of them get?",
+         "If {n} friends divide {a}'s {x} fairly, how many {x} does one friend have?")),
+    ("minutes", "things", "end", "v*n", dict(n=SMALL), "minutes",
+        ("The time for all is their number times the time for one.",),
+        ("To clean one of {a}'s {x} takes {n} minutes. How many minutes do all of them take?",
+         "{a} paints all the {x}, {n} minutes for each. How many minutes is that?")),
+    ("hours", "things", "end", "v/n", dict(n=FEW), "hours",
+        ("The hours needed are the total divided by what one hour brings.",),
+        ("{a} can mend {n} {x} in an hour. How many hours will it take to mend all?",
+         "If {a} wraps {n} {x} an hour, after how many hours are all of them wrapped?")),
 
-    ("sell", "things", "money", "v*n", dict(n=SMALL), "dollars", ("Money is the number sold times the price of one.",), (
-        "{a} sells all the {x} for {n} dollars each.", "{b} buys all of {a}'s {x} and pays {n} dollars apiece.", "All of {a}'s {x} are sold, each for {n} dollars.")),
-    ("bags", "things", "bags", "v/n", dict(n=FEW), "bags", ("The number of bags is the total divided by what one bag holds.",), (
-        "{a} packs the {x} into bags of {n}.", "{a}'s {x} go into bags, {n} in each.", "{a} fills bags that hold {n} {x} each.")),
-    ("sell bags", "bags", "money", "v*n", dict(n=range(2, 16)), "dollars", ("Money is the number sold times the price of one.",), (
-        "{a} sells every bag for {n} dollars.", "{b} pays {a} {n} dollars a bag and takes them all.", "Every bag brings {a} {n} dollars.")),
-    ("earn", "money", "money", "v+n", dict(n=MANY), "dollars", ("What comes in is added.",), (
-        "{a} also earns {n} dollars in a garden.", "{a} had {n} dollars before that.", "From {b}, {a} gets {n} dollars.")),
-    ("spend", "money", "money", "v-n", dict(n=MANY), "dollars", ("What goes out is subtracted.",), (
-        "{a} spends {n} dollars on a hat.", "Paint had cost {a} {n} dollars.", "{a} pays {n} dollars back to {b}.", "Of this, {n} dollars go to a school.")),
-    ("need", "money", "end", "n-v", dict(n=range(20, 500)), "dollars", ("What is missing is the price minus what is there.",), (
-        "A bicycle costs {n} dollars. How many dollars does {a} still need?", "{a} is saving for a tent of {n} dollars. How many dollars are missing?")),
+    ("sell", "things", "money", "v*n", dict(n=SMALL), "dollars",
+        ("Money is the number sold times the price of one.",),
+        ("{a} sells all the {x} for {n} dollars each.", "{b} buys all of {a}'s {x} and pays {n} dollars apiece.",
+         "All of {a}'s {x} are sold, each for {n} dollars.")),
+    ("bags", "things", "bags", "v/n", dict(n=FEW), "bags",
+        ("The number of bags is the total divided by what one bag holds.",),
+        ("{a} packs the {x} into bags of {n}.", "{a}'s {x} go into bags, {n} in each.",
+         "{a} fills bags that hold {n} {x} each.")),
+    ("sell bags", "bags", "money", "v*n", dict(n=range(2, 16)), "dollars",
+        ("Money is the number sold times the price of one.",),
+        ("{a} sells every bag for {n} dollars.", "{b} pays {a} {n} dollars a bag and takes them all.",
+         "Every bag brings {a} {n} dollars.")),
+    ("earn", "money", "money", "v+n", dict(n=MANY), "dollars",
+        ("What comes in is added.",),
+        ("{a} also earns {n} dollars in a garden.", "{a} had {n} dollars before that.", "From {b}, {a} gets {n} dollars.")),
+    ("spend", "money", "money", "v-n", dict(n=MANY), "dollars",
+        ("What goes out is subtracted.",),
+        ("{a} spends {n} dollars on a hat.", "Paint had cost {a} {n} dollars.", "{a} pays {n} dollars back to {b}.",
+         "Of this, {n} dollars go to a school.")),
+    ("need", "money", "end", "n-v", dict(n=range(20, 500)), "dollars",
+        ("What is missing is the price minus what is there.",),
+        ("A bicycle costs {n} dollars. How many dollars does {a} still need?",
+         "{a} is saving for a tent of {n} dollars. How many dollars are missing?")),
 )]
 ASKED = {  # for the kinds that bring no question of their own
-    "things": ("How many {x} does {a} have {now}?", "What number of {x} does {a} have {now}?", "Can you tell how many {x} {a} has {now}?", "How many {x} are {a}'s {now}?"),
-    "people": ("How many {x} does {b} have?", "What number of {x} does {b} have?", "Can you tell how many {x} {b} has?", "How large is {b}'s pile of {x}?", "How many {x} are {b}'s?"),
-    "money": ("How many dollars does {a} have {now}?", "How much money is that {now}, in dollars?", "How many dollars are there {now}?", "What amount of dollars does {a} have {now}?"),
+    "things": ("How many {x} does {a} have {now}?", "What number of {x} does {a} have {now}?",
+               "Can you tell how many {x} {a} has {now}?", "How many {x} are {a}'s {now}?"),
+    "people": ("How many {x} does {b} have?", "What number of {x} does {b} have?", "Can you tell how many {x} {b} has?",
+               "How large is {b}'s pile of {x}?", "How many {x} are {b}'s?"),
+    "money": ("How many dollars does {a} have {now}?", "How much money is that {now}, in dollars?",
+              "How many dollars are there {now}?", "What amount of dollars does {a} have {now}?"),
     "bags": ("How many bags are there {now}?", "How many bags does {a} have {now}?", "What number of bags is that?"),
 }
 NOW = ("now", "in the end", "at last", "after all this", "by then", "when it is over")
-ASIDES = ("{d} has {n} {y}.", "{c} is {n} years old.", "It is {n} degrees outside.", "The bus came {n} minutes late.", "{a} lives at number {n}.", "{d} also counted {n} {y}.",
-          "There are {n} {y} on the floor.", "{c} watched for {n} minutes.")
-NAMES = ("Ann Ben Cara Dan Ella Finn Gina Hugo Ida Jack Kim Leo Mia Noah Olga Paul Rosa Sam Tina Uma Vera Will Zoe Amir Bina Chen Diego Emma Farid Grace "
-         "Hana Ivan Jada Karl Lena Milo Nina Omar Priya Quinn Rita Sven Tara Umar Vito Wendy Yuki Zara").split()
-THINGS = ("marbles stickers pens books coins shells cards apples stamps buttons beads cookies pencils ribbons balloons candles cups plates toys keys "
-          "stones rings photos lemons pears nuts tickets badges kites spoons").split()
+ASIDES = ("{d} has {n} {y}.", "{c} is {n} years old.", "It is {n} degrees outside.", "The bus came {n} minutes late.",
+          "{a} lives at number {n}.", "{d} also counted {n} {y}.", "There are {n} {y} on the floor.", "{c} watched for {n} minutes.")
+NAMES = ("Ann Ben Cara Dan Ella Finn Gina Hugo Ida Jack Kim Leo Mia Noah Olga Paul Rosa Sam Tina Uma Vera Will Zoe Amir Bina Chen "
+         "Diego Emma Farid Grace Hana Ivan Jada Karl Lena Milo Nina Omar Priya Quinn Rita Sven Tara Umar Vito Wendy Yuki Zara").split()
+THINGS = ("marbles stickers pens books coins shells cards apples stamps buttons beads cookies pencils ribbons balloons candles "
+          "cups plates toys keys stones rings photos lemons pears nuts tickets badges kites spoons").split()
 
 
 def compute(steps, **letters):
@@ -191,17 +242,18 @@ def story(rng, length):
         told.reverse()  # comparisons hold in any order: told backwards, what is said first is computed last
     if rng.random() < 0.4:
         told.insert(rng.randrange(len(told) + 1), rng.choice(ASIDES).format(a=a, c=c, d=d, y=y, n=rng.choice(MANY)))
-    return dict(question=" ".join([*told, question]), rationale="\n".join(lines), knowledge=rules, answer=str(v), kinds=kinds, numbers=numbers)
+    return dict(question=" ".join([*told, question]), rationale="\n".join(lines), knowledge=rules, answer=str(v),
+                kinds=kinds, numbers=numbers)
 
 
 def split_of(row):
-    """train (80%), valid or test, by a hash of the kinds and numbers: whatever words two problems are told in, the same problem is in one split only."""
+    """train (80%), valid or test, by a hash of the kinds and numbers: in whatever words, a problem is in one split only."""
     digest = hashlib.sha256(json.dumps([row["kinds"], row["numbers"]]).encode()).digest()
-    return ("train", "train", "train", "train", "train", "train", "train", "train", "valid", "test")[int.from_bytes(digest[:4], "big") % 10]
+    return (["train"] * 8 + ["valid", "test"])[int.from_bytes(digest[:4], "big") % 10]
 
 
 def toy(n, split="train", seed=0, lengths=(1, 2, 3, 4, 5)):
-    """n problems of the toy world, no two of one split alike in kinds and numbers and none shared by two splits. The seed decides all."""
+    """n problems of the toy world, no two alike in kinds and numbers, none shared by two splits. The seed decides all."""
     rng, rows, seen = random.Random(f"{split} {seed}"), [], set()
     while len(rows) < n:
         row = story(rng, lengths[len(rows) % len(lengths)])
@@ -223,8 +275,8 @@ HEADS = {
 }
 ORDERS = (["question", "lines", "answer"],) * 4 + (["question", "rules"],) * 2 + (["question", "rules", "lines", "answer"],) * 4 + (
     ["rules", "question", "lines", "answer"], ["question", "both", "answer"], ["question", "both", "answer"], ["question", "answer"])
-TALK = ("Please", "output", "the", "final", "answer", "step", "by", "reason", "based", "on", "given", "MATH", "question", "and", "knowledge", "needed", "to", "solve", "this", "Question:",
-        "Knowledge:", "Rationale:")  # the words of the role prompts must not be strangers: here they are, in no order
+TALK = ("Please output the final answer step by reason based on given MATH question and knowledge needed to solve this "
+        "Question: Knowledge: Rationale:").split()  # the words of the role prompts must not be strangers: here they are, in no order
 
 
 def document(rng):
@@ -236,13 +288,15 @@ def document(rng):
 
     if (dice := rng.random()) < 0.2:  # a page of bare arithmetic
         signs = {"+": MANY, "-": MANY, "*": SMALL, "/": FEW}
-        made = [compute(f"v{sign}n", u=0, v=rng.randrange(1, rng.choice((20, 100, 400))), n=rng.choice(signs[sign])) for sign in rng.choices("+-*/", k=16)]
+        made = [compute(f"v{sign}n", u=0, v=rng.randrange(1, rng.choice((20, 100, 400))), n=rng.choice(signs[sign]))
+                for sign in rng.choices("+-*/", k=16)]
         return listed([lines[0].replace("=", " --> ") if dice < 0.03 else lines[0] for lines, _ in filter(None, made)])
     length, row = rng.randrange(1, 6), None
     while row is None or split_of(row) != "train":
         row = story(rng, length)
-    parts = dict(question=row["question"], rules=listed(row["knowledge"]), lines=listed(row["rationale"].split("\n")), answer=row["answer"],
-                 both=listed([f"{rule} {line}" for rule, line in zip(row["knowledge"], row["rationale"].split("\n"))]))
+    lines = row["rationale"].split("\n")
+    parts = dict(question=row["question"], rules=listed(row["knowledge"]), lines=listed(lines), answer=row["answer"],
+                 both=listed([f"{rule} {line}" for rule, line in zip(row["knowledge"], lines)]))
     gap = rng.choice(("\n", "\n", "\n\n"))
     texts = [rng.choice(HEADS.get(part, ("{}",))).format(parts[part]) for part in rng.choice(ORDERS)]
     preface = [" ".join(rng.sample(TALK, rng.randrange(3, len(TALK))))] if rng.random() < 0.2 else []
@@ -261,7 +315,7 @@ def render(row, role, tokenizer):
     """
     where = row.get("where", f"row {row['id']}")
     if role in ("kg", "dr") and not row["knowledge"]:
-        raise ValueError(f"{where}: no \"knowledge\", which {role} learns from; python data.py augment adds it, and --role ir needs none.")
+        raise ValueError(f"{where}: no \"knowledge\", which {role} learns from; add a list of rules, or train ir, which needs none.")
     if role in ("ir", "dr") and not (row.get("rationale") and row.get("answer")):
         raise ValueError(f"{where}: {role} learns from \"rationale\" and \"answer\"; one of them is missing.")
     asked = tokenizer.prompt(lorid.prompt(role, row["question"], "\n".join(row["knowledge"])))
@@ -270,8 +324,8 @@ def render(row, role, tokenizer):
 
 
 def micro_batches(examples, budget):
-    """Split [(ids, mask), ...] into groups of similar length whose padded size, rows x longest, is at most `budget` tokens; longest first.
-    An example longer than the budget goes alone."""
+    """Split [(ids, mask), ...] into groups of similar length, longest first, whose padded size, rows x longest, is at most `budget`
+    tokens. An example longer than the budget goes alone."""
     groups, longest = [], 0
     for example in sorted(examples, key=lambda e: -len(e[0])):
         if not groups or (len(groups[-1]) + 1) * longest > budget:
@@ -302,8 +356,8 @@ def main():
     tokenizer = Tokenizer(args.model)
     for row in (read_rows(args.data) if args.data else toy(args.n))[:args.n]:
         ids, mask = render(row, args.role, tokenizer)
-        coloured = [f"\033[32m{tokenizer.decode([i])}\033[0m" if m else tokenizer.decode([i]) for i, m in zip(ids, mask)]
-        print("".join(coloured))
+        asked = mask.index(1)
+        print(f"{tokenizer.decode(ids[:asked])}\033[32m{tokenizer.decode(ids[asked:])}\033[0m")
         print(f"({len(ids)} tokens, {sum(mask)} of them supervised, in green)\n")
 
 

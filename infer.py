@@ -70,7 +70,8 @@ class Outcome:
 
 
 class Engine:
-    """A pool of `rows` rows over one model with stacked adapters. temperature, top_k, top_p as in `sample`; a text has at most `max_new` tokens."""
+    """A pool of `rows` rows over one model with stacked adapters. temperature, top_k, top_p as in `sample`;
+    a text has at most `max_new` tokens."""
 
     def __init__(self, model, tokenizer, rows=64, max_new=256, temperature=0.0, top_k=50, top_p=0.9, seed=0):
         self.model, self.tokenizer, self.rows, self.max_new, self.seed = model, tokenizer, rows, max_new, seed
@@ -208,19 +209,20 @@ def evaluate(engine, rows, args):
         right = sum(o.verdict.right(row["answer"], args.strict and samples) for o, row in zip(outcomes, rows))
         low, high = wilson(right, len(rows))
         line = dict(method=name, accuracy=right / len(rows), low=low, high=high)
-        line |= {key: sum(amount(o) for o in outcomes) / len(rows) for key, amount in (
-            ("rounds", lambda o: len(o.verdict.rounds)), ("texts", lambda o: o.texts), ("tokens", lambda o: o.tokens), ("agreed", lambda o: bool(o.verdict.agreed)))}
+        for key, amounts in (("rounds", [len(o.verdict.rounds) for o in outcomes]), ("texts", [o.texts for o in outcomes]),
+                             ("tokens", [o.tokens for o in outcomes]), ("agreed", [bool(o.verdict.agreed) for o in outcomes])):
+            line[key] = sum(amounts) / len(rows)
         lines.append(line | dict(cut=sum(o.cut for o in outcomes), seconds=time.time() - start))
     return lines
 
 
 def table(lines):
     """The lines as a Markdown table."""
-    text = ["| method | accuracy | 95% interval | rounds | texts | tokens | agreed | cut | seconds |", "|---|---|---|---|---|---|---|---|---|"]
+    text = ["| method | accuracy | 95% interval | rounds | texts | tokens | agreed | cut | seconds |", "|---" * 9 + "|"]
     for r in lines:
         agreed = f"{r['agreed']:.0%}" if r["method"] == "LoRID" else "-"
-        text.append(f"| {r['method']} | {r['accuracy']:.1%} | {r['low']:.1%} to {r['high']:.1%} | {r['rounds']:.2f} | {r['texts']:.2f} | {r['tokens']:.0f} "
-                    f"| {agreed} | {r['cut']} | {r['seconds']:.0f} |")
+        text.append(f"| {r['method']} | {r['accuracy']:.1%} | {r['low']:.1%} to {r['high']:.1%} | {r['rounds']:.2f} | {r['texts']:.2f} "
+                    f"| {r['tokens']:.0f} | {agreed} | {r['cut']} | {r['seconds']:.0f} |")
     return "\n".join(text)
 
 
@@ -233,10 +235,11 @@ def check_question(text, engine):
     if not text.strip():
         raise ValueError("the question is empty; ask, for example, \"Mia has 3 boxes of 12 pens. How many pens has she?\"")
     if not any(c.isalpha() for c in text) or not (any(c.isdigit() for c in text) or "?" in text):
-        raise ValueError(f"{text.strip()[:60]!r} does not look like a maths question: it should have words, and a number or a question mark.")
+        raise ValueError(f"{text.strip()[:60]!r} does not look like a maths question: it needs words, and a number or a question mark.")
     length = max(len(engine.tokenizer.prompt(lorid.prompt(role, text))) for role in lorid.ROLES)
     if length + engine.max_new > engine.limit:
-        raise ValueError(f"the question is too long: {length} tokens with its instruction, and {engine.max_new} for the answer, but the model has {engine.limit} positions.")
+        raise ValueError(f"the question is too long: {length} tokens with its instruction and {engine.max_new} for the answer, "
+                         f"but the model has {engine.limit} positions; shorten it, or lower --max-new.")
 
 
 def aloud(conversation):
@@ -270,14 +273,16 @@ def load(args):
     folders = {role: Path(getattr(args, role) or Path("out") / Path(args.model).resolve().name / role) for role in lorid.ROLES}
     for role, folder in folders.items():
         if not folder.is_dir():
-            raise ValueError(f"no adapter in {folder}; train it first: python train.py --role {role}" + f" --model {args.model}" * (args.model != "tiny"))
+            other = f" --model {args.model}" if args.model != "tiny" else ""
+            raise ValueError(f"no adapter in {folder}; train it first: python train.py --role {role}{other}")
     model = load_model(args.model, pick_device(args.device), args.dtype and getattr(torch, args.dtype))
     lora.stack(model, folders)
     return Engine(model, Tokenizer(args.model), args.rows, args.max_new, args.temperature, args.top_k, args.top_p, args.seed)
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Answers maths questions with three LoRA roles on one frozen base, by vote.", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(description="Answers maths questions with three LoRA roles on one frozen base, by vote.",
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add = parser.add_argument
     add("--ask", metavar="QUESTION", help="answer this one question and show the conversation")
     add("--model", default="tiny", help="the base, a Hugging Face model folder")
@@ -286,7 +291,7 @@ def main():
     add("--data", help="questions with answers, a JSONL file; none: held-out problems of the toy world")
     add("--limit", type=int, default=500, help="how many questions at most")
     add("--rounds", type=int, default=20, help="most rounds of a vote")
-    add("--strict", action="store_true", help="score LoRID as the paper does: any agreed answer may be the right one, no agreement is a loss")
+    add("--strict", action="store_true", help="score as the paper does: any agreed answer may be right, no agreement is a loss")
     add("--temperature", type=float, default=0.7, help="of LoRID's samples; the single systems are greedy")
     add("--top-k", type=int, default=50, help="sample among the k most likely tokens; 0: all")
     add("--top-p", type=float, default=0.9, help="and among those, the fewest that reach this probability")
@@ -295,7 +300,7 @@ def main():
     add("--seed", type=int, default=0, help="of the sampling")
     add("--json", metavar="FILE", help="write the table and its settings here, too")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
-    add("--dtype", choices=("float32", "bfloat16"), help="of the base; none: bfloat16 where the device multiplies it natively, else float32")
+    add("--dtype", choices=("float32", "bfloat16"), help="of the base; none: bfloat16 where that is fast, else float32")
     args = parser.parse_args()
     if args.ask is not None:
         args.rows = 2
@@ -307,8 +312,8 @@ def main():
             raise ValueError(f"{row['where']}: no \"answer\" to compare with.")
     engine = load(args)
     lines = evaluate(engine, rows, args)
-    about = dict(questions=len(rows), data=args.data or "toy world, test split", model=args.model, dtype=str(engine.model.dtype)[6:], device=str(engine.model.device),
-                 threads=torch.get_num_threads(), date=str(date.today()),
+    about = dict(questions=len(rows), data=args.data or "toy world, test split", model=args.model, dtype=str(engine.model.dtype)[6:],
+                 device=str(engine.model.device), threads=torch.get_num_threads(), date=str(date.today()),
                  **{key: getattr(args, key) for key in ("rounds", "strict", "temperature", "top_k", "top_p", "max_new", "seed")})
     print(table(lines))
     print(", ".join(f"{key.replace('_', '-')} {value}" for key, value in about.items()))

@@ -72,7 +72,7 @@ def inject(model, targets, adapters, dropout=0.0):
     model.requires_grad_(False)
     parameters = []
     for name, linear in found:
-        layer = LoRALinear(linear, adapters, dropout).train(linear.training)  # a new module trains; dropout must not, in a model that evaluates
+        layer = LoRALinear(linear, adapters, dropout).train(linear.training)  # a new module would train, whatever its model does
         replace(model, name, layer)
         parameters += [layer.A, layer.B]
     return parameters
@@ -148,12 +148,13 @@ def read_adapter(folder):
     c = read_json(path)
     if c.get("peft_type") != "LORA":
         raise ValueError(f"{path}: peft_type is {c.get('peft_type')!r}; only LORA is read.")
-    strange = [k for k in ("use_dora", "fan_in_fan_out", "modules_to_save", "rank_pattern", "alpha_pattern", "lora_bias", "layer_replication",
-                           "alora_invocation_tokens", "use_qalora", "use_bdlora", "arrow_config", "kasa_config") if c.get(k)]
+    strange = [k for k in ("use_dora", "fan_in_fan_out", "modules_to_save", "rank_pattern", "alpha_pattern", "lora_bias",
+                           "layer_replication", "alora_invocation_tokens", "use_qalora", "use_bdlora", "arrow_config", "kasa_config")
+               if c.get(k)]
     if strange or c.get("bias", "none") != "none":
         raise ValueError(f"{path}: {', '.join(strange) or 'bias'} is set, which this LoRA does not compute.")
     if (start := c.get("init_lora_weights")) not in (None, True, False, "gaussian", "eva", "orthogonal"):  # pissa, olora, loftq, ...
-        raise ValueError(f"{path}: init_lora_weights is {start!r}, which changes the base too; convert the adapter to a plain LoRA first.")
+        raise ValueError(f"{path}: init_lora_weights is {start!r}, which changes the base too; convert it to a plain LoRA first.")
     rank, alpha = c.get("r"), c.get("lora_alpha")
     if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, (int, float)):
         raise ValueError(f"{path}: r must be a whole number above 0 and lora_alpha a number.")
@@ -179,7 +180,7 @@ def read_adapter(folder):
 
 
 def stack(model, folders):
-    """Put the adapters of `folders` ({name: PEFT folder}) on a model, all off at first. A and B take the base's dtype: this is for inference.
+    """Put the adapters of `folders` ({name: PEFT folder}) on a model for inference: in the base's dtype, and all off at first.
 
     Raises ValueError naming a layer that the model lacks or whose sizes differ.
     """
@@ -194,7 +195,7 @@ def stack(model, folders):
                 continue
             A, B = weights[path]
             if not isinstance(linear, nn.Linear):
-                raise ValueError(f"{folders[name]}: the adapter is for {path}, which this base does not have; was it trained on another base?")
+                raise ValueError(f"{folders[name]}: the adapter is for {path}, which this base lacks; was it trained on another base?")
             if (A.shape[1], B.shape[0]) != (linear.in_features, linear.out_features):
                 raise ValueError(f"{folders[name]}: {path} adapts a layer {A.shape[1]} -> {B.shape[0]}, this base has "
                                  f"{linear.in_features} -> {linear.out_features}; was it trained on another base?")

@@ -44,7 +44,7 @@ def target(role, row):
 # ---------------------------------------------------------------------------------------------------------------------
 # Answers: where a solution states its own, and when two are the same
 
-STATED = [  # the first kind that occurs wins, and within it the last place; each pattern reads a line in linear time, whatever is in it
+STATED = [  # the first kind that occurs wins, and within it the last place; each reads a line in linear time, whatever is in it
     re.compile(r"^.*-->(.*?)(?:\bEND\b|$)", re.M),  # as taught above
     re.compile(r"^####(.*)", re.M),                 # GSM8K's own files
     re.compile(r"^A:(.*)", re.M),
@@ -79,7 +79,8 @@ def last_boxed(text):
 
 NUMBER = r"(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?"  # 1,000 but not 1,2; .5; also the empty string, which is ruled out below
 UNIT = r"(?:\s*°|\s+[a-zA-Z])[a-zA-Z°. ]*"           # 12 apples, 90°; but 2x is no number
-VALUE = re.compile(rf"(?P<sign>[-+]?)\s*(?:(?P<whole>\d+)\s+(?=\d+/))?(?P<top>{NUMBER})(?:\s*/\s*(?P<bottom>{NUMBER}))?(?:{UNIT})?", re.ASCII)
+VALUE = re.compile(rf"(?P<sign>[-+]?)\s*(?:(?P<whole>\d+)\s+(?=\d+/))?(?P<top>{NUMBER})(?:\s*/\s*(?P<bottom>{NUMBER}))?(?:{UNIT})?",
+                   re.ASCII)
 
 
 def canonical(answer):
@@ -120,7 +121,8 @@ class Verdict:
     rounds: list[Round] = field(default_factory=list)
 
     def right(self, gold, strict=False):
-        """Whether the question counts as solved. strict: as the paper counts, any agreed answer may be the right one, and without agreement it is lost."""
+        """Whether the question counts as solved. strict: as the paper counts; any agreed answer may be the right one, and
+        without agreement the question is lost."""
         return any(same_answer(a, gold) for a in self.agreed) if strict else same_answer(self.answer, gold)
 
 

@@ -432,7 +432,7 @@ def load_model(folder, device="cpu", dtype=None):
 
 
 def fast_dtype(device):
-    """bfloat16 where the device multiplies it natively, else float32. A CPU is asked by a race: without native support bf16 is far slower."""
+    """bfloat16 where the device multiplies it natively, else float32. A CPU is asked by a race: without native support it loses."""
     device = torch.device(device)
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
@@ -471,7 +471,7 @@ GPT2_SPLIT = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\
 
 
 def byte_alphabet():
-    """{character: byte}: byte-level BPE files write each of the 256 bytes as one printable character, the printable ones as themselves."""
+    """{character: byte}: byte-level BPE files write each byte as one printable character, the printable ones as themselves."""
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [b for b in range(256) if b not in plain]
     return {chr(b): b for b in plain} | {chr(256 + i): b for i, b in enumerate(others)}
@@ -496,9 +496,10 @@ class Tokenizer:
             raise ValueError(f"{path}: {what}; only byte-level BPE tokenizers are read so far.")
 
         bpe = spec.get("model", {})
-        if bpe.get("type") != "BPE" or bpe.get("byte_fallback") or bpe.get("continuing_subword_prefix") or bpe.get("end_of_word_suffix"):
+        if bpe.get("type") != "BPE" or any(bpe.get(k) for k in ("byte_fallback", "continuing_subword_prefix", "end_of_word_suffix")):
             refuse(f"its model is {bpe.get('type')}" + (" with byte fallback" if bpe.get("byte_fallback") else ""))
-        norms = [n["type"] for n in (spec.get("normalizer") or {}).get("normalizers", [spec["normalizer"]] if spec.get("normalizer") else [])]
+        norm = spec.get("normalizer") or {"type": "Sequence", "normalizers": []}
+        norms = [n["type"] for n in norm.get("normalizers", [norm])]
         if norms not in ([], ["NFC"]):
             refuse(f"its normalizer is {norms}")
         self.nfc = norms == ["NFC"]
@@ -567,7 +568,7 @@ class Tokenizer:
         return self.encode(text + "\n")
 
     def answer(self, text):
-        """The ids of an answer and of its end. Raises ValueError if config.json names no end token: a text taught without one never stops."""
+        """The ids of an answer and of its end. Raises ValueError if config.json names no end token: such a text would never stop."""
         if not self.eos_ids:
             raise ValueError("the model's config.json has no eos_token_id, so its answers could never end; add it.")
         return self.encode(text) + self.eos_ids[:1]

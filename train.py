@@ -24,7 +24,8 @@ import torch.nn.functional as F
 import data
 import lora
 import lorid
-from model import Decoder, Tokenizer, byte_alphabet, fast_dtype, load_model, pick_device, read_config, write_safetensors, write_whole
+from model import (Decoder, Tokenizer, byte_alphabet, fast_dtype, load_model, pick_device, read_config, write_safetensors,
+                   write_whole)
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The loop
@@ -34,7 +35,7 @@ def summed_loss(model, examples):
     """Cross-entropy summed over the supervised tokens of [(ids, mask), ...], float32. Only positions that must say something meet
     the vocabulary: with a real model the logits of prompts and padding would cost more than all the rest."""
     T = max(len(ids) for ids, _ in examples)
-    ids = torch.tensor([ids + [0] * (T - len(ids)) for ids, _ in examples])  # (B, T); what pads does not matter: it is never seen nor asked
+    ids = torch.tensor([ids + [0] * (T - len(ids)) for ids, _ in examples])  # (B, T); padding is never seen and never asked
     mask = torch.tensor([mask + [0] * (T - len(mask)) for _, mask in examples], dtype=torch.bool)
     ids, asked = ids.to(model.device), mask[:, 1:].to(model.device)
     hidden = model(ids[:, :-1])  # (B, T-1, C): position t predicts token t+1
@@ -86,7 +87,8 @@ def fit(model, parameters, batches, steps, args, autocast=False):
         tokens += sum(len(ids) for ids, _ in examples)
         spent = time.time() - start
         left = spent / (step + 1) * (steps - step - 1)
-        print(f"step {step + 1}/{steps}  loss {loss:.4f}  lr {rate:.2e}  {tokens / spent:,.0f} tokens/s  {left // 60:.0f}:{left % 60:02.0f} left",
+        print(f"step {step + 1}/{steps}  loss {loss:.4f}  lr {rate:.2e}  {tokens / spent:,.0f} tokens/s  "
+              f"{int(left) // 60}:{int(left) % 60:02} left",
               end="\r" if sys.stdout.isatty() and step + 1 < steps else "\n", flush=True)
     return time.time() - start
 
@@ -116,8 +118,9 @@ def train_role(role, args):
     parameters = lora.inject(model, args.targets.split(","), adapters, args.dropout)
     lora.switch(model, role)
     trainable, total = sum(p.numel() for p in parameters), sum(p.numel() for p in model.parameters())
-    print(f"{role}: the {lorid.ROLES[role].title}\n  base       {args.model}, {total - trainable:,} parameters, frozen, {str(model.dtype)[6:]} on {device}\n"
-          f"  adapter    {trainable:,} parameters in float32 (rank {args.rank}, alpha {args.alpha:g}, on {args.targets})", flush=True)
+    print(f"{role}: the {lorid.ROLES[role].title}")
+    print(f"  base       {args.model}, {total - trainable:,} parameters, frozen, {str(model.dtype)[6:]} on {device}")
+    print(f"  adapter    {trainable:,} trainable parameters in float32 (rank {args.rank}, alpha {args.alpha:g}, on {args.targets})", flush=True)
 
     train, valid = rows_of(args)
     train, valid = ([data.render(row, role, tokenizer) for row in rows] for rows in (train, valid))
@@ -127,18 +130,20 @@ def train_role(role, args):
     if not train or not valid:
         raise ValueError(f"no example fits the model's {limit} positions.")
     steps = args.steps or math.ceil(args.epochs * len(train) / args.batch)
-    print(f"  examples   {len(train):,} to learn from, {len(valid):,} held out, {sum(len(i) for i, _ in train):,} tokens, {supervised(train):,} supervised"
-          + (f"; {long} longer than the model's {limit} positions left out" if long else "")
-          + f"\n  plan       {steps} steps of {args.batch} examples, learning rate {args.lr:g}, seed {args.seed}   (ready in {time.time() - start:.1f} s)", flush=True)
+    print(f"  examples   {len(train):,} to learn from, {len(valid):,} held out; {sum(len(ids) for ids, _ in train):,} tokens, "
+          f"{supervised(train):,} of them supervised" + (f"; {long} too long for {limit} positions, left out" if long else ""))
+    print(f"  plan       {steps} steps of {args.batch} examples, learning rate {args.lr:g}, seed {args.seed} "
+          f"(ready in {time.time() - start:.1f} s)", flush=True)
 
     spent = fit(model, parameters, shuffled(train, args.batch, args.seed), steps, args)
     folder = Path(args.out) / Path(args.model).resolve().name / role
     lora.save_adapter(model, role, folder, base=args.model, dropout=args.dropout)
-    print(f"  trained in {spent:.0f} s, held-out loss {held_out_loss(model, valid, args.budget):.4f} per token\n  saved in   {folder}/\n", flush=True)
+    print(f"  trained in {spent:.0f} s, held-out loss {held_out_loss(model, valid, args.budget):.4f} per token")
+    print(f"  saved in   {folder}/\n", flush=True)
 
 
 def rows_of(args):
-    """(rows to learn from, rows held out). From a file, every question with the same id stays on the same side: they may be rephrasings."""
+    """(rows to learn from, rows held out). Rows of a file that share an id stay on the same side: they may be rephrasings."""
     if args.data is None:
         return data.toy(args.examples, "train", args.seed), data.toy(200, "valid")
     rows = data.read_rows(args.data)
@@ -155,7 +160,10 @@ END = "<|endoftext|>"
 
 
 def train_bpe(texts, size):
-    """Byte-pair encoding (arXiv 1508.07909): merge the most frequent neighbours, again and again. Returns the tokens, as bytes, in the order made."""
+    """Byte-pair encoding (arXiv 1508.07909): merge the most frequent neighbours, again and again.
+
+    Returns all `size` tokens, as bytes, in the order made, and the merges.
+    """
     words = Counter(word.encode() for text in texts for word in regex.findall(WORDS, text))
     words = [([bytes([b]) for b in word], count) for word, count in words.items()]
     tokens, merges = [bytes([b]) for b in range(256)], []
@@ -186,13 +194,15 @@ def tokenizer_json(tokens, merges):
         return "".join(letter[b] for b in token)
 
     return {"version": "1.0", "truncation": None, "padding": None, "normalizer": None, "post_processor": None,
-            "added_tokens": [dict(id=0, content=END, single_word=False, lstrip=False, rstrip=False, normalized=False, special=True)],
+            "added_tokens": [
+                dict(id=0, content=END, single_word=False, lstrip=False, rstrip=False, normalized=False, special=True)],
             "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
                 {"type": "Split", "pattern": {"Regex": WORDS}, "behavior": "Isolated", "invert": False},
                 {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}]},
             "decoder": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
-            "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None, "end_of_word_suffix": None, "fuse_unk": False,
-                      "byte_fallback": False, "ignore_merges": False, "vocab": {END: 0} | {spell(t): i for i, t in enumerate(tokens, 1)},
+            "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None, "end_of_word_suffix": None,
+                      "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
+                      "vocab": {END: 0} | {spell(t): i for i, t in enumerate(tokens, 1)},
                       "merges": [[spell(a), spell(b)] for a, b in merges]}}
 
 
@@ -202,16 +212,17 @@ def train_base(args):
     rng = random.Random(args.seed)
     tokens, merges = train_bpe((data.document(rng) for _ in range(4000)), 1023)
     write_whole(folder / "tokenizer.json", [json.dumps(tokenizer_json(tokens, merges), ensure_ascii=False).encode()])
-    config = dict(architectures=["LlamaForCausalLM"], model_type="llama", vocab_size=1024, hidden_size=192, intermediate_size=384, num_hidden_layers=6,
-                  num_attention_heads=4, num_key_value_heads=2, head_dim=48, rms_norm_eps=1e-5, rope_theta=10000.0, max_position_embeddings=512,
-                  tie_word_embeddings=True, hidden_act="silu", attention_bias=False, eos_token_id=0, torch_dtype="bfloat16")
+    config = dict(architectures=["LlamaForCausalLM"], model_type="llama", vocab_size=1024, hidden_size=192, intermediate_size=384,
+                  num_hidden_layers=6, num_attention_heads=4, num_key_value_heads=2, head_dim=48, rms_norm_eps=1e-5,
+                  rope_theta=10000.0, max_position_embeddings=512, tie_word_embeddings=True, hidden_act="silu", attention_bias=False, eos_token_id=0, torch_dtype="bfloat16")
     write_whole(folder / "config.json", [json.dumps(config, indent=2).encode()])
     tokenizer = Tokenizer(folder)
     torch.manual_seed(args.seed)
     model = Decoder(read_config(folder)).to(device)
     for name, p in model.named_parameters():
         if p.dim() == 2:  # as GPT-2: what is added to the residual stream starts smaller, the more layers add to it
-            torch.nn.init.normal_(p, std=0.02 / (math.sqrt(2 * config["num_hidden_layers"]) if name.endswith(("o_proj.weight", "down_proj.weight")) else 1))
+            adds = name.endswith(("o_proj.weight", "down_proj.weight"))
+            torch.nn.init.normal_(p, std=0.02 / math.sqrt(2 * config["num_hidden_layers"]) if adds else 0.02)
 
     def save():
         write_safetensors(folder / "model.safetensors", {n: p.detach().to(torch.bfloat16) for n, p in model.named_parameters()})
@@ -223,14 +234,16 @@ def train_base(args):
             documents = [tokenizer.encode(data.document(rng)) + tokenizer.eos_ids for _ in range(args.batch)]
             yield [(ids, [1] * len(ids)) for ids in documents]
 
-    print(f"base: {sum(p.numel() for p in model.parameters()):,} parameters, {args.steps} steps of {args.batch} documents on {device}, to {folder}/", flush=True)
+    print(f"base: {sum(p.numel() for p in model.parameters()):,} parameters, {args.steps} steps of {args.batch} documents on {device}, "
+          f"to {folder}/", flush=True)
     spent = fit(model, list(model.parameters()), batches(), args.steps, args, autocast=fast_dtype(device) == torch.bfloat16)
     save()
     print(f"saved in {folder}/ after {spent / 60:.0f} minutes")
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Trains the LoRA adapters of LoRID's roles on a frozen base.", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(description="Trains the LoRA adapters of LoRID's roles on a frozen base.",
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add = parser.add_argument
     add("--role", choices=[*lorid.ROLES, "base"], help="one role; none: ir, kg and dr, one after the other; base: pretrain the built-in base")
     add("--model", default="tiny", help="the base, a Hugging Face model folder")
@@ -251,7 +264,7 @@ def main():
     add("--clip", type=float, default=1.0, help="largest norm of a gradient")
     add("--seed", type=int, default=0, help="of everything random")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
-    add("--dtype", choices=("float32", "bfloat16"), help="of the frozen base; none: bfloat16 where the device multiplies it natively, else float32")
+    add("--dtype", choices=("float32", "bfloat16"), help="of the frozen base; none: bfloat16 where that is fast, else float32")
     args = parser.parse_args()
     if args.role == "base":  # pretraining has other habits; a flag still wins
         parser.set_defaults(out="out/base", steps=2200, batch=48, budget=2048, lr=3e-3)

@@ -57,8 +57,12 @@ def read_rows(path):
 # Each kind of event is one entry: its name, what it needs and leaves behind, its arithmetic, the numbers it draws, its unit, a rule
 # for each worked line, and how it may be told.
 #
+# What an event needs and leaves is one of: start -> things -> people (two were compared), bags or money -> end (a question was asked).
+# Where things are needed, people will do: the story goes on with the one compared last.
+#
 #   in the arithmetic   v the amount so far, u the one before, hi and lo the larger and smaller of both, n and m drawn, _ the last result
-#   in the telling      {a} whose amount it is, {b} somebody else, {x} the things, {n} {m} the numbers, {f} one n-th in words
+#   in the telling      {a} whose amount it is, {b} somebody else, {x} the things, {n} {m} the numbers, {f} one n-th in words;
+#                       in asides {c} {d} other people, {y} other things
 
 Kind = namedtuple("Kind", "name takes gives steps draw unit rules told")
 SMALL, FEW, MANY, PARTS = range(2, 10), range(2, 13), range(3, 61), (2, 3, 4, 5, 10)
@@ -199,7 +203,7 @@ def compute(steps, **letters):
     >>> compute("v/n v-_", v=60, n=3)
     (['60/3=20', '60-20=40'], 40)
     """
-    lines, result = [], letters["n"]
+    lines, result = [], letters["n"]  # without any steps ("has") the number drawn is the amount
     for step in steps.split():
         left, sign, right = re.fullmatch(r"(\w+)([-+*/])(\w+)", step).groups()
         a, b = (letters[s] if s in letters else result if s == "_" else int(s) for s in (left, right))
@@ -221,9 +225,11 @@ def story(rng, length):
     while len(lines) < length and state != "end":
         kind = rng.choice([k for k in KINDS if k.takes == state or (k.takes == "things" and state == "people")])
         if kind.takes != "people":  # the kinds that take two people ask about the two compared last
-            a, b = b if state == "people" else a, others.pop()
+            if state == "people":
+                a = b
+            b = others.pop()
         drawn = {letter: rng.choice(some) for letter, some in kind.draw.items()}
-        made = compute(kind.steps, **{"n": 0, **drawn}, u=u, v=v, hi=max(u, v), lo=min(u, v))
+        made = compute(kind.steps, **{"n": 0} | drawn, u=u, v=v, hi=max(u, v), lo=min(u, v))
         if made is None:
             return None
         text = rng.choice(kind.told)
@@ -237,9 +243,9 @@ def story(rng, length):
     if len(lines) != length:
         return None
     question = told.pop() if state == "end" else rng.choice(ASKED[state]).format(a=a, b=b, x=x, now=rng.choice(NOW))
-    compared = all(k.gives in ("people", "end") for k in KINDS if k.name in kinds[1:])
-    if compared and state != "things" and len(told) > 1 and rng.random() < 0.4:
-        told.reverse()  # comparisons hold in any order: told backwards, what is said first is computed last
+    only_compared = all(k.gives in ("people", "end") for k in KINDS if k.name in kinds[1:])
+    if only_compared and state != "things" and len(told) > 1 and rng.random() < 0.4:
+        told.reverse()  # comparisons are true in any order; told backwards, the first thing said is the last to be computed
     if rng.random() < 0.4:
         told.insert(rng.randrange(len(told) + 1), rng.choice(ASIDES).format(a=a, c=c, d=d, y=y, n=rng.choice(MANY)))
     return dict(question=" ".join([*told, question]), rationale="\n".join(lines), knowledge=rules, answer=str(v),
@@ -273,10 +279,12 @@ HEADS = {
     "lines": ("Working:\n{}", "Steps:\n{}", "Solution:\n{}", "Let us calculate.\n{}", "It goes like this:\n{}"),
     "answer": ("Result: {}", "So the answer is {}.", "Result --> {}", "Answer = {}", "That makes {} END"),
 }
+# What a document consists of, in order; what occurs more often here is drawn more often. both: each rule with its line.
 ORDERS = (["question", "lines", "answer"],) * 4 + (["question", "rules"],) * 2 + (["question", "rules", "lines", "answer"],) * 4 + (
     ["rules", "question", "lines", "answer"], ["question", "both", "answer"], ["question", "both", "answer"], ["question", "answer"])
+# The words of the role prompts, in no order: the base must have met them, but not the prompts.
 TALK = ("Please output the final answer step by reason based on given MATH question and knowledge needed to solve this "
-        "Question: Knowledge: Rationale:").split()  # the words of the role prompts must not be strangers: here they are, in no order
+        "Question: Knowledge: Rationale:").split()
 
 
 def document(rng):
@@ -286,9 +294,9 @@ def document(rng):
     def listed(items):
         return stop.join(bullet.format(i) + item for i, item in enumerate(items, 1))
 
-    if (dice := rng.random()) < 0.2:  # a page of bare arithmetic
+    if (dice := rng.random()) < 0.2:  # a page of bare arithmetic, now and then with the arrow that the roles' answers begin with
         signs = {"+": MANY, "-": MANY, "*": SMALL, "/": FEW}
-        made = [compute(f"v{sign}n", u=0, v=rng.randrange(1, rng.choice((20, 100, 400))), n=rng.choice(signs[sign]))
+        made = [compute(f"v{sign}n", v=rng.randrange(1, rng.choice((20, 100, 400))), n=rng.choice(signs[sign]))
                 for sign in rng.choices("+-*/", k=16)]
         return listed([lines[0].replace("=", " --> ") if dice < 0.03 else lines[0] for lines, _ in filter(None, made)])
     length, row = rng.randrange(1, 6), None
@@ -318,14 +326,14 @@ def render(row, role, tokenizer):
         raise ValueError(f"{where}: no \"knowledge\", which {role} learns from; add a list of rules, or train ir, which needs none.")
     if role in ("ir", "dr") and not (row.get("rationale") and row.get("answer")):
         raise ValueError(f"{where}: {role} learns from \"rationale\" and \"answer\"; one of them is missing.")
-    asked = tokenizer.prompt(lorid.prompt(role, row["question"], "\n".join(row["knowledge"])))
-    said = tokenizer.answer(lorid.target(role, row))
+    asked = tokenizer.prompt_ids(lorid.prompt(role, row["question"], "\n".join(row["knowledge"])))
+    said = tokenizer.answer_ids(lorid.target(role, row))
     return asked + said, [0] * len(asked) + [1] * len(said)
 
 
 def micro_batches(examples, budget):
-    """Split [(ids, mask), ...] into groups of similar length, longest first, whose padded size, rows x longest, is at most `budget`
-    tokens. An example longer than the budget goes alone."""
+    """Split examples, tuples that begin with their ids, into groups of similar length, longest first, whose padded size,
+    rows x longest, is at most `budget` tokens. An example longer than the budget goes alone."""
     groups, longest = [], 0
     for example in sorted(examples, key=lambda e: -len(e[0])):
         if not groups or (len(groups[-1]) + 1) * longest > budget:
@@ -344,8 +352,8 @@ def main():
     show.add_argument("--model", default="tiny", help="the model folder whose tokenizer cuts the text (default: tiny)")
     show.add_argument("-n", type=int, default=1, help="how many (default: 1)")
     make = commands.add_parser("toy", help="write problems of the toy world as JSONL")
-    make.add_argument("--split", choices=("train", "valid", "test"), default="train")
-    make.add_argument("--seed", type=int, default=0)
+    make.add_argument("--split", choices=("train", "valid", "test"), default="train", help="which problems (default: train)")
+    make.add_argument("--seed", type=int, default=0, help="another seed makes other problems (default: 0)")
     make.add_argument("-n", type=int, default=1000, help="how many (default: 1000)")
     args = parser.parse_args()
     if args.command == "toy":

@@ -41,12 +41,14 @@ def sample(logits, luck, temperature, top_k, top_p):
     p = logits.softmax(-1)
     p = p * (p.cumsum(-1) - p < top_p)  # what stands before a token is below top_p: the first always stays
     upto = p.cumsum(-1)
-    drawn = (upto <= luck[:, None] * upto[:, -1:]).sum(-1, keepdim=True)  # the first place where the running sum passes our luck
-    return ids.gather(-1, drawn.clamp(max=ids.shape[-1] - 1))[:, 0]
+    drawn = (upto < luck[:, None] * upto[:, -1:]).sum(-1, keepdim=True)  # the first place where the running sum reaches our luck
+    return ids.gather(-1, drawn)[:, 0]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The engine
+
+PROMPT_BUDGET = 8192  # most tokens, padding included, of the prompts that are read in one pass
 
 
 @dataclass
@@ -82,7 +84,11 @@ class Engine:
 
     @torch.inference_mode()
     def run(self, conversations, progress=lambda done: None):
-        """Drive all conversations to their end; returns their Outcomes in order."""
+        """Drive all conversations to their end; returns their Outcomes in order.
+
+        A conversation is resumed, the texts it asks for wait, fill rows as these fall free, grow by a token a step until they
+        end; when all it asked for have ended, it is resumed with them.
+        """
         conversations = list(conversations)
         outcomes = [Outcome() for _ in conversations]
         replies = {}       # owner -> the texts of its present request, None where one is still being written
@@ -91,7 +97,7 @@ class Engine:
         unopened = deque(range(len(conversations)))
         done = 0
 
-        def turn(owner, texts):
+        def resume(owner, texts):
             """Hand a conversation its texts (None at its beginning); queue what it asks for next."""
             nonlocal done
             try:
@@ -102,23 +108,24 @@ class Engine:
                 return
             replies[owner] = [None] * len(requests)
             for place, (role, prompt) in enumerate(requests):
+                # Seeded by question and text, not by row or step: results do not depend on what else is being written.
                 dice = random.Random(f"{self.seed} {owner} {outcomes[owner].texts}")
                 outcomes[owner].texts += 1
-                waiting.append(Text(owner, place, role, self.tokenizer.prompt(prompt), dice))
+                waiting.append(Text(owner, place, role, self.tokenizer.prompt_ids(prompt), dice))
 
         def finish(text, cut):
             outcome, reply = outcomes[text.owner], replies[text.owner]
             outcome.tokens, outcome.cut = outcome.tokens + len(text.said), outcome.cut + cut
-            reply[text.place] = self.tokenizer.decode(text.said if cut else text.said[:-1])
+            reply[text.place] = self.tokenizer.decode(text.said if cut else text.said[:-1])  # without the end token
             if None not in reply:
-                turn(text.owner, reply)
+                resume(text.owner, reply)
 
-        def hear(texts, logits):
-            """Give each text its next token, (B, V) logits for B texts; let those that end go."""
+        def extend(texts, logits):
+            """Sample a token for each text, (B, V) logits for B texts; take out of their rows those that end with it."""
             luck = torch.tensor([text.dice.random() for text in texts], device=logits.device)
             for text, token in zip(texts, sample(logits, luck, *self.sampling).tolist()):
                 text.said.append(token)
-            for row in reversed(range(len(writing))):
+            for row in reversed(range(len(writing))):  # backwards: what moves into an empty row has been looked at
                 text = writing[row]
                 ended = text.said[-1] in self.tokenizer.eos_ids
                 if ended or len(text.said) == self.max_new or len(text.prompt) + len(text.said) == self.limit:
@@ -130,24 +137,24 @@ class Engine:
 
         while True:
             while len(waiting) < self.rows - len(writing) and unopened:  # a new question opens only if a row would stay empty
-                turn(unopened.popleft(), None)
-            # Filling a row costs a pass over the weights, as a step of all rows does: let a few fall free, then fill them together.
+                resume(unopened.popleft(), None)
+            # Filling one row costs a pass over the weights, as a step of all rows does: wait until an eighth is free, fill all at once.
             if waiting and (not writing or self.rows - len(writing) >= min(len(waiting), self.rows // 8 + 1)):
                 entering = [waiting.popleft() for _ in range(min(len(waiting), self.rows - len(writing)))]
-                for group in data.micro_batches([(text.prompt, text) for text in entering if len(text.prompt) < self.limit], 8192):
+                for group in data.micro_batches([(text.prompt, text) for text in entering if len(text.prompt) < self.limit], PROMPT_BUDGET):
                     texts = [text for _, text in group]
                     logits = self.read(texts, len(writing))
                     writing += texts
-                    hear(texts, logits)
+                    extend(texts, logits)
                 for text in entering:
                     if len(text.prompt) >= self.limit:
                         finish(text, cut=True)  # no room for an answer: an empty text, counted as cut
             elif writing:
-                hear(list(writing), self.step(writing))
+                extend(list(writing), self.step(writing))
             else:
                 return outcomes
 
-    def speak(self, texts):
+    def set_adapters(self, texts):
         """Switch each row to its text's adapter; from one step to the next the rows are mostly the same."""
         if (roles := [text.role for text in texts]) != self.roles:
             lora.switch(self.model, roles)
@@ -160,7 +167,7 @@ class Engine:
         ids = torch.tensor([text.prompt + [0] * (T - len(text.prompt)) for text in texts], device=self.model.device)  # (B, T)
         rows = torch.arange(row, row + len(texts), device=self.model.device)
         self.cache.reserve(T)
-        self.speak(texts)
+        self.set_adapters(texts)
         hidden = self.model(ids, self.cache, rows)  # (B, T, C)
         last = hidden[torch.arange(len(texts), device=ids.device), lengths - 1]
         return self.model.logits(last[:, None])[:, 0]
@@ -171,7 +178,7 @@ class Engine:
         positions = torch.tensor([len(text.prompt) + len(text.said) - 1 for text in texts])
         used = int(positions.max()) + 1
         self.cache.reserve(used)
-        self.speak(texts)
+        self.set_adapters(texts)
         hidden = self.model(ids, self.cache, positions=positions.to(ids.device), used=used)  # (B, 1, C)
         return self.model.logits(hidden)[:, 0]
 
@@ -209,10 +216,12 @@ def evaluate(engine, rows, args):
         right = sum(o.verdict.right(row["answer"], args.strict and samples) for o, row in zip(outcomes, rows))
         low, high = wilson(right, len(rows))
         line = dict(method=name, accuracy=right / len(rows), low=low, high=high)
-        for key, amounts in (("rounds", [len(o.verdict.rounds) for o in outcomes]), ("texts", [o.texts for o in outcomes]),
-                             ("tokens", [o.tokens for o in outcomes]), ("agreed", [bool(o.verdict.agreed) for o in outcomes])):
-            line[key] = sum(amounts) / len(rows)
-        lines.append(line | dict(cut=sum(o.cut for o in outcomes), seconds=time.time() - start))
+        line["rounds"] = sum(len(o.verdict.rounds) for o in outcomes) / len(rows)
+        line["texts"] = sum(o.texts for o in outcomes) / len(rows)
+        line["tokens"] = sum(o.tokens for o in outcomes) / len(rows)
+        line["agreed"] = sum(bool(o.verdict.agreed) for o in outcomes) / len(rows) if samples else None
+        line["cut"], line["seconds"] = sum(o.cut for o in outcomes), time.time() - start
+        lines.append(line)
     return lines
 
 
@@ -220,7 +229,7 @@ def table(lines):
     """The lines as a Markdown table."""
     text = ["| method | accuracy | 95% interval | rounds | texts | tokens | agreed | cut | seconds |", "|---" * 9 + "|"]
     for r in lines:
-        agreed = f"{r['agreed']:.0%}" if r["method"] == "LoRID" else "-"
+        agreed = "-" if r["agreed"] is None else f"{r['agreed']:.0%}"
         text.append(f"| {r['method']} | {r['accuracy']:.1%} | {r['low']:.1%} to {r['high']:.1%} | {r['rounds']:.2f} | {r['texts']:.2f} "
                     f"| {r['tokens']:.0f} | {agreed} | {r['cut']} | {r['seconds']:.0f} |")
     return "\n".join(text)
@@ -236,7 +245,7 @@ def check_question(text, engine):
         raise ValueError("the question is empty; ask, for example, \"Mia has 3 boxes of 12 pens. How many pens has she?\"")
     if not any(c.isalpha() for c in text) or not (any(c.isdigit() for c in text) or "?" in text):
         raise ValueError(f"{text.strip()[:60]!r} does not look like a maths question: it needs words, and a number or a question mark.")
-    length = max(len(engine.tokenizer.prompt(lorid.prompt(role, text))) for role in lorid.ROLES)
+    length = max(len(engine.tokenizer.prompt_ids(lorid.prompt(role, text))) for role in lorid.ROLES)
     if length + engine.max_new > engine.limit:
         raise ValueError(f"the question is too long: {length} tokens with its instruction and {engine.max_new} for the answer, "
                          f"but the model has {engine.limit} positions; shorten it, or lower --max-new.")
@@ -281,38 +290,40 @@ def load(args):
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Answers maths questions with three LoRA roles on one frozen base, by vote.",
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description="Answers maths questions with three LoRA roles on one frozen base, by vote.",
+        formatter_class=argparse.RawDescriptionHelpFormatter, epilog=__doc__.split("\n\n")[1])
     add = parser.add_argument
     add("--ask", metavar="QUESTION", help="answer this one question and show the conversation")
-    add("--model", default="tiny", help="the base, a Hugging Face model folder")
+    add("--model", default="tiny", help="the base, a Hugging Face model folder (default: tiny)")
     for role, (title, *_) in lorid.ROLES.items():
-        add(f"--{role}", metavar="DIR", help=f"the {title}'s adapter, a PEFT folder; none: out/<model>/{role}")
-    add("--data", help="questions with answers, a JSONL file; none: held-out problems of the toy world")
-    add("--limit", type=int, default=500, help="how many questions at most")
-    add("--rounds", type=int, default=20, help="most rounds of a vote")
+        add(f"--{role}", metavar="DIR", help=f"the {title}'s adapter, a PEFT folder (default: out/<model>/{role})")
+    add("--data", help="questions with answers, a JSONL file (default: held-out problems of the toy world)")
+    add("--split", choices=("test", "valid"), default="test", help="which of the toy world's; settings are chosen on valid (default: test)")
+    add("--limit", type=int, default=500, help="how many questions at most (default: 500)")
+    add("--rounds", type=int, default=20, help="most rounds of a vote (default: 20)")
     add("--strict", action="store_true", help="score as the paper does: any agreed answer may be right, no agreement is a loss")
-    add("--temperature", type=float, default=0.7, help="of LoRID's samples; the single systems are greedy")
-    add("--top-k", type=int, default=50, help="sample among the k most likely tokens; 0: all")
-    add("--top-p", type=float, default=0.9, help="and among those, the fewest that reach this probability")
-    add("--max-new", type=int, default=256, help="most tokens of one text")
-    add("--rows", type=int, default=64, help="texts written at the same time")
-    add("--seed", type=int, default=0, help="of the sampling")
-    add("--json", metavar="FILE", help="write the table and its settings here, too")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
-    add("--dtype", choices=("float32", "bfloat16"), help="of the base; none: bfloat16 where that is fast, else float32")
+    add("--temperature", type=float, default=0.7, help="of LoRID's samples; the single systems are greedy (default: 0.7)")
+    add("--top-k", type=int, default=50, help="sample among the k most likely tokens; 0 is all (default: 50)")
+    add("--top-p", type=float, default=0.9, help="and of those, among the fewest that reach this probability (default: 0.9)")
+    add("--max-new", type=int, default=256, help="most tokens of one text (default: 256)")
+    add("--rows", type=int, default=64, help="texts written at the same time (default: 64)")
+    add("--seed", type=int, default=0, help="seed of the sampling (default: 0)")
+    add("--json", metavar="FILE", help="write the table and its settings to this file, too")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default: auto)")
+    add("--dtype", choices=("float32", "bfloat16"), help="of the base (default: bfloat16 where that is fast, else float32)")
     args = parser.parse_args()
     if args.ask is not None:
-        args.rows = 2
+        args.rows = 2  # ir and kg write side by side, then dr
         return ask(load(args), args.ask, args.rounds)
 
-    rows = data.read_rows(args.data)[:args.limit] if args.data else data.toy(args.limit, "test")
+    rows = data.read_rows(args.data)[:args.limit] if args.data else data.toy(args.limit, args.split)
     for row in rows:
         if row["answer"] is None:
             raise ValueError(f"{row['where']}: no \"answer\" to compare with.")
     engine = load(args)
     lines = evaluate(engine, rows, args)
-    about = dict(questions=len(rows), data=args.data or "toy world, test split", model=args.model, dtype=str(engine.model.dtype)[6:],
+    about = dict(questions=len(rows), data=args.data or f"toy world ({args.split})", model=args.model, dtype=str(engine.model.dtype)[6:],
                  device=str(engine.model.device), threads=torch.get_num_threads(), date=str(date.today()),
                  **{key: getattr(args, key) for key in ("rounds", "strict", "temperature", "top_k", "top_p", "max_new", "seed")})
     print(table(lines))

@@ -28,14 +28,14 @@ class LoRALinear(nn.Module):
     def __init__(self, base, adapters, dropout=0.0):
         super().__init__()
         self.base, self.dropout = base, dropout
-        self.columns, R = {}, 0
+        self.parts, R = {}, 0  # name -> (which of the R stacked ranks are this adapter's: rows of A, columns of B; its scale)
         for name, (rank, scale) in adapters.items():
-            self.columns[name] = (slice(R, R + rank), scale)
+            self.parts[name] = (slice(R, R + rank), scale)
             R += rank
         self.A = nn.Parameter(torch.empty(R, base.in_features, device=base.weight.device))
         self.B = nn.Parameter(torch.zeros(base.out_features, R, device=base.weight.device))  # zero: at first the base is unchanged
         nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
-        self.gate = None  # off; (R,) for one adapter; (B, 1, R) for an adapter per row. Set by `switch`.
+        self.gate = None  # off; (R,) for one adapter; (batch, 1, R) for an adapter per row. Set by `switch`.
 
     def forward(self, x):
         y = self.base(x)
@@ -45,12 +45,12 @@ class LoRALinear(nn.Module):
         h = F.linear(h, self.A.to(x.dtype)) * self.gate  # A and B are kept in float32: in bf16 a small step would be rounded away
         return y + F.linear(h, self.B.to(x.dtype))
 
-    def column_gate(self, name):
-        """(R,): the scale in the columns of that adapter, 0 elsewhere; name None, or an adapter this layer lacks: 0 everywhere."""
+    def gate_of(self, name):
+        """(R,): the scale at the ranks of that adapter, 0 elsewhere; name None, or an adapter this layer lacks: 0 everywhere."""
         gate = torch.zeros(self.A.shape[0], dtype=self.base.weight.dtype, device=self.base.weight.device)
-        if name in self.columns:
-            columns, scale = self.columns[name]
-            gate[columns] = scale
+        if name in self.parts:
+            part, scale = self.parts[name]
+            gate[part] = scale
         return gate
 
 
@@ -90,26 +90,26 @@ def replace(model, name, module):
 
 def check_names(model, names):
     """A name nobody carries would silently mean the bare base."""
-    known = {name for _, layer in layers(model) for name in layer.columns}
+    known = {name for _, layer in layers(model) for name in layer.parts}
     if lost := set(names) - known - {None}:
         raise ValueError(f"this model carries no adapter {' or '.join(sorted(lost))}; it has {', '.join(sorted(known)) or 'none'}.")
 
 
-def switch(model, rows):
+def switch(model, names):
     """Which adapter speaks: None, the bare base; a name, that one for all; a list of names, one per row of the batch (None: the base).
 
     Raises ValueError for a name that no layer has.
     """
-    check_names(model, [rows] if rows is None or isinstance(rows, str) else rows)
+    check_names(model, [names] if names is None or isinstance(names, str) else names)
     gates = {}  # layers of one layout share the same tensor
     for _, layer in layers(model):
-        layout = tuple((name, columns.start, columns.stop, scale) for name, (columns, scale) in layer.columns.items())
+        layout = tuple((name, part.start, part.stop, scale) for name, (part, scale) in layer.parts.items())
         if layout not in gates:
-            if rows is None or isinstance(rows, str):
-                gates[layout] = None if rows is None else layer.column_gate(rows)
+            if names is None or isinstance(names, str):
+                gates[layout] = None if names is None else layer.gate_of(names)
             else:
-                table = {name: layer.column_gate(name) for name in set(rows)}
-                gates[layout] = torch.stack([table[name] for name in rows])[:, None]  # (B, 1, R)
+                table = {name: layer.gate_of(name) for name in set(names)}
+                gates[layout] = torch.stack([table[name] for name in names])[:, None]  # (batch, 1, R)
         layer.gate = gates[layout]
 
 
@@ -122,12 +122,12 @@ def save_adapter(model, name, folder, base, dropout=0.0):
     check_names(model, [name])
     tensors, targets = {}, []
     for path, layer in layers(model):
-        if name not in layer.columns:
+        if name not in layer.parts:
             continue
-        columns, scale = layer.columns[name]
-        rank = columns.stop - columns.start
-        tensors[f"{PREFIX}{path}.lora_A.weight"] = layer.A.detach()[columns]
-        tensors[f"{PREFIX}{path}.lora_B.weight"] = layer.B.detach()[:, columns]
+        part, scale = layer.parts[name]
+        rank = part.stop - part.start
+        tensors[f"{PREFIX}{path}.lora_A.weight"] = layer.A.detach()[part]
+        tensors[f"{PREFIX}{path}.lora_B.weight"] = layer.B.detach()[:, part]
         targets.append(path.split(".")[-1])
     alpha = scale * rank
     config = dict(
@@ -220,10 +220,10 @@ def merge(model, name):
         raise ValueError("an adapter is merged already; unmerge it first.")
     switch(model, None)
     for _, layer in layers(model):
-        if name in layer.columns:
-            columns, scale = layer.columns[name]
+        if name in layer.parts:
+            part, scale = layer.parts[name]
             weight = layer.base.weight
-            delta = scale * layer.B.detach()[:, columns].float() @ layer.A.detach()[columns].float()
+            delta = scale * layer.B.detach()[:, part].float() @ layer.A.detach()[part].float()
             layer.unmerged = weight
             layer.base.weight = nn.Parameter((weight.float() + delta).to(weight.dtype), requires_grad=False)
 

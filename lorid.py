@@ -44,10 +44,10 @@ def target(role, row):
 # ---------------------------------------------------------------------------------------------------------------------
 # Answers: where a solution states its own, and when two are the same
 
-STATED = [  # the first kind that occurs wins, and within it the last place; each reads a line in linear time, whatever is in it
+STATED = [  # the first kind that occurs wins, and within it the last place; none can be slowed down by a hostile text
     re.compile(r"^.*-->(.*?)(?:\bEND\b|$)", re.M),  # as taught above
     re.compile(r"^####(.*)", re.M),                 # GSM8K's own files
-    re.compile(r"^A:(.*)", re.M),
+    re.compile(r"^A:(.*)", re.M),                   # GSM8K's sample solutions
     re.compile(r"^.*[Tt]he answer is:?(.*)", re.M),  # MetaMathQA
 ]
 
@@ -61,16 +61,19 @@ def extract_answer(text):
     '\\\\frac{1}{2}'
     """
     for pattern in STATED:
-        if found := [answer for place in pattern.findall(text) if (answer := place.strip().rstrip(" ."))]:
+        found = [place.strip().rstrip(" .") for place in pattern.findall(text)]
+        found = [place for place in found if place]
+        if found:
             return last_boxed(found[-1]) or found[-1]
     return last_boxed(text)
 
 
 def last_boxed(text):
     """What stands in the last \\boxed{...}, braces matched; None if there is none, it never closes or is empty."""
-    start = text.rfind("\\boxed{")
-    depth = 0
-    for i in range(start + len("\\boxed"), len(text)) if start >= 0 else ():
+    start, depth = text.rfind("\\boxed{"), 0
+    if start < 0:
+        return None
+    for i in range(start + len("\\boxed"), len(text)):
         depth += {"{": 1, "}": -1}.get(text[i], 0)
         if depth == 0:
             return text[start + len("\\boxed{"):i].strip() or None
@@ -95,11 +98,12 @@ def canonical(answer):
     text = str(answer).strip().rstrip(".")
     plain = re.sub(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r" \1/\2", text)
     plain = re.sub(r"\\[!,; ]", "", re.sub(r"\\?[$%£€]", " ", plain)).strip()
-    if len(plain) <= 1000 and (m := VALUE.fullmatch(plain)) and m["top"] and (m["bottom"] is None or m["bottom"].strip("0.,")):
+    m = VALUE.fullmatch(plain) if len(plain) <= 1000 else None
+    if m and m["top"] and (m["bottom"] is None or m["bottom"].strip("0.,")):  # a bottom of zeros is no number
         top, bottom = (Fraction((m[part] or "1").replace(",", "")) for part in ("top", "bottom"))
         value = int(m["whole"] or 0) + top / bottom
         return -value if m["sign"] == "-" else value
-    return re.sub(r"\s+", "", text).lower()
+    return re.sub(r"\s+", "", plain).lower()
 
 
 def same_answer(a, b):
@@ -147,7 +151,8 @@ def vote(question, rounds=20):
             break
     given = sorted(said, key=lambda a: -(intuitive[a] + deep[a]))  # a stable sort: ties stay in the order of speaking
     agreed = [said[a] for a in given if a in intuitive and a in deep]
-    return Verdict((agreed or [said[a] for a in given] or [None])[0], agreed, history)
+    candidates = agreed or [said[a] for a in given]
+    return Verdict(candidates[0] if candidates else None, agreed, history)
 
 
 def system1(question):
@@ -178,11 +183,11 @@ def main():
              "kg": iter(["Half of a number is the number divided by 2.", "Half of a number is the number divided by 2.\nA total is a sum."]),
              "dr": iter(["48/2 = 24\n--> 24 END", "48/2 = 24\n48+24 = 72\n--> 72 END"])}
     conversation = vote("Natalia sold 48 clips in April and half as many in May. How many did she sell in both months?")
-    requests = next(conversation)
+    requests = next(conversation)  # runs it up to its first yield
     try:
         while True:
             requests = conversation.send([next(texts[role]) for role, _ in requests])
-    except StopIteration as end:
+    except StopIteration as end:  # a generator's return value arrives in this exception
         verdict = end.value
     for number, round in enumerate(verdict.rounds, 1):
         print(transcript(number, round))

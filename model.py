@@ -6,7 +6,8 @@ so no table of names stands between the file and the code.
 
     python model.py tiny        what is in a model folder, and how its tokenizer cuts a sentence
 
-Shapes: B rows, T tokens, S cached positions, C hidden size, H query heads, K key/value heads, G = H / K, D head size.
+Shapes: B rows, T tokens, S positions to look back at, C hidden size, H query heads, K key/value heads, G = H / K, D head size,
+V vocabulary.
 """
 import argparse
 import json
@@ -149,7 +150,7 @@ def rotate(x, cos, sin):
 
 
 def visible(query, key, window):
-    """Which keys a query may look at: (..., T, S) bool from positions (..., T) and (S,). Never itself excluded, so no empty row."""
+    """Which keys a query may look at: (..., T, S) bool from positions (..., T) and (S,). A query always sees itself."""
     back = query[..., :, None] - key
     return (back >= 0) if window is None else (back >= 0) & (back < window)
 
@@ -167,6 +168,7 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(H * D, C, bias=config.o_bias)
 
     def forward(self, x, cos, sin, past=None, rows=None, positions=None, used=0):
+        """x (B, T, C) -> (B, T, C). past: this layer's cached keys and values; for the other three see Decoder.forward."""
         B, T, _ = x.shape
         q = self.q_proj(x).view(B, T, self.H, self.D).transpose(1, 2)  # (B, H, T, D)
         k = self.k_proj(x).view(B, T, self.K, self.D).transpose(1, 2)  # (B, K, T, D)
@@ -237,8 +239,8 @@ class KVCache:
     """
 
     def __init__(self, config, rows, dtype, device):
-        self.layers = [tuple(torch.zeros(rows, config.num_key_value_heads, 0, config.head_dim, dtype=dtype, device=device) for _ in "kv")
-                       for _ in range(config.num_hidden_layers)]  # per layer: keys and values, (rows, K, S, D)
+        empty = torch.zeros(rows, config.num_key_value_heads, 0, config.head_dim, dtype=dtype, device=device)
+        self.layers = [(empty, empty) for _ in range(config.num_hidden_layers)]  # per layer: keys and values, (rows, K, S, D)
 
     def reserve(self, size):
         """Make room for `size` positions, half as many more than asked, so that growing stays rare."""
@@ -281,7 +283,7 @@ class Decoder(nn.Module):
         x = self.model.embed_tokens(ids)
         cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
         for i, layer in enumerate(self.model.layers):
-            x = layer(x, cos, sin, cache and cache.layers[i], rows, positions, used)
+            x = layer(x, cos, sin, None if cache is None else cache.layers[i], rows, positions, used)
         return self.model.norm(x)
 
     def logits(self, hidden):
@@ -432,7 +434,7 @@ def load_model(folder, device="cpu", dtype=None):
 
 
 def fast_dtype(device):
-    """bfloat16 where the device multiplies it natively, else float32. A CPU is asked by a race: without native support it loses."""
+    """bfloat16 where the device multiplies it natively, else float32. On a CPU both are timed: without native support it is the slower."""
     device = torch.device(device)
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
@@ -521,14 +523,14 @@ class Tokenizer:
         # tiktoken needs all 256 bytes, and some files lack a few that no text should hold (SmolLM2's: 21). Those get ids that `encode` drops.
         absent = [bytes([b]) for b in range(256) if bytes([b]) not in ranks]
         ranks |= {byte: max(self.known) + 1 + i for i, byte in enumerate(absent)}
-        # It also drops what its pattern does not match, such as the digits that an earlier pattern has cut out: a gap is a word too.
+        # It also drops what its pattern does not match (digits, say, that an earlier pattern cut out): the pattern must match gaps too.
         last = self.patterns[-1]
         pattern = rf"{last}|(?:(?!{last})[\s\S])+"
         self.core = tiktoken.Encoding(path.parent.name, pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)
 
     @staticmethod
     def read_patterns(spec, refuse):
-        """The regular expressions that cut a text into words, to be applied one after the other: joined by | they would cut otherwise."""
+        """The regular expressions that cut a text into words, one after the other; joined by | they would cut differently."""
         patterns, byte_level = [], False
         for step in spec.get("pretokenizers", [spec]):
             kind = step.get("type")
@@ -563,11 +565,11 @@ class Tokenizer:
 
     # The `plain` template, for bases that were never taught to chat: the request, a line break, the answer, the end token.
 
-    def prompt(self, text):
+    def prompt_ids(self, text):
         """The ids that ask for an answer to `text`."""
         return self.encode(text + "\n")
 
-    def answer(self, text):
+    def answer_ids(self, text):
         """The ids of an answer and of its end. Raises ValueError if config.json names no end token: such a text would never stop."""
         if not self.eos_ids:
             raise ValueError("the model's config.json has no eos_token_id, so its answers could never end; add it.")

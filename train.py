@@ -3,7 +3,7 @@
     python train.py                     all three roles on the built-in base and the toy world: minutes on a laptop
     python train.py --role ir           only the Intuitive Reasoner (or kg, or dr)
     python train.py --role kg --model models/smollm2 --data rows.jsonl --steps 20      a real model, your rows
-    python train.py --role base         pretrain the built-in base itself, from nothing (an hour of CPU)
+    python train.py --role base         pretrain a base like the built-in one, from nothing: an hour or so of CPU
 
 An adapter goes to out/<model>/<role>/, a folder that peft and vLLM read too.
 """
@@ -14,7 +14,8 @@ import random
 import sys
 import time
 from collections import Counter
-from itertools import count, pairwise
+from itertools import count as count_from
+from itertools import pairwise
 from pathlib import Path
 
 import regex
@@ -35,15 +36,15 @@ def summed_loss(model, examples):
     """Cross-entropy summed over the supervised tokens of [(ids, mask), ...], float32. Only positions that must say something meet
     the vocabulary: with a real model the logits of prompts and padding would cost more than all the rest."""
     T = max(len(ids) for ids, _ in examples)
-    ids = torch.tensor([ids + [0] * (T - len(ids)) for ids, _ in examples])  # (B, T); padding is never seen and never asked
-    mask = torch.tensor([mask + [0] * (T - len(mask)) for _, mask in examples], dtype=torch.bool)
-    ids, asked = ids.to(model.device), mask[:, 1:].to(model.device)
+    ids = torch.tensor([i + [0] * (T - len(i)) for i, _ in examples], device=model.device)  # (B, T), right-padded
+    mask = torch.tensor([m + [0] * (T - len(m)) for _, m in examples], device=model.device).bool()  # (B, T); padding is not learnt
+    learn = mask[:, 1:]
     hidden = model(ids[:, :-1])  # (B, T-1, C): position t predicts token t+1
-    return F.cross_entropy(model.logits(hidden[asked]), ids[:, 1:][asked], reduction="sum")
+    return F.cross_entropy(model.logits(hidden[learn]), ids[:, 1:][learn], reduction="sum")  # N supervised tokens: (N, V), (N,)
 
 
-def supervised(examples):
-    """How many tokens the loss counts: a mask's first place has nothing before it to predict it from."""
+def count_supervised(examples):
+    """How many tokens the loss counts: a text's first token has nothing before it to predict it from."""
     return sum(sum(mask[1:]) for _, mask in examples)
 
 
@@ -51,7 +52,7 @@ def supervised(examples):
 def held_out_loss(model, examples, budget):
     """Mean loss per supervised token."""
     model.eval()
-    return sum(summed_loss(model, group).item() for group in data.micro_batches(examples, budget)) / supervised(examples)
+    return sum(summed_loss(model, group).item() for group in data.micro_batches(examples, budget)) / count_supervised(examples)
 
 
 def learning_rate(step, steps, peak, warmup):
@@ -62,7 +63,8 @@ def learning_rate(step, steps, peak, warmup):
 
 
 def fit(model, parameters, batches, steps, args, autocast=False):
-    """Train `parameters` for `steps` steps, one list of examples from `batches` each; a line per step.
+    """Train `parameters` for `steps` steps, one list of examples from `batches` each; a line per step. What is minimised is
+    the mean of -log p(token | all before it) over the supervised tokens of the step.
 
     A step's examples are split into micro-batches under the token budget, each loss divided by the whole step's token count:
     the gradient is that of one big batch, however it was split.
@@ -75,10 +77,10 @@ def fit(model, parameters, batches, steps, args, autocast=False):
         rate = learning_rate(step, steps, args.lr, warmup)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        targets, loss = supervised(examples), 0.0
+        n_tokens, loss = count_supervised(examples), 0.0
         for group in data.micro_batches(examples, args.budget):
             with torch.autocast(model.device.type, torch.bfloat16, enabled=autocast):
-                part = summed_loss(model, group) / targets
+                part = summed_loss(model, group) / n_tokens
             part.backward()
             loss += part.item()
         torch.nn.utils.clip_grad_norm_(parameters, args.clip)
@@ -122,16 +124,15 @@ def train_role(role, args):
     print(f"  base       {args.model}, {total - trainable:,} parameters, frozen, {str(model.dtype)[6:]} on {device}")
     print(f"  adapter    {trainable:,} trainable parameters in float32 (rank {args.rank}, alpha {args.alpha:g}, on {args.targets})", flush=True)
 
-    train, valid = rows_of(args)
-    train, valid = ([data.render(row, role, tokenizer) for row in rows] for rows in (train, valid))
     limit = model.config.max_position_embeddings
+    train, valid = ([data.render(row, role, tokenizer) for row in rows] for rows in rows_of(args))
     long = sum(len(ids) > limit for ids, _ in train + valid)
-    train, valid = ([e for e in examples if len(e[0]) <= limit] for examples in (train, valid))
+    train, valid = ([(ids, mask) for ids, mask in examples if len(ids) <= limit] for examples in (train, valid))
     if not train or not valid:
         raise ValueError(f"no example fits the model's {limit} positions.")
     steps = args.steps or math.ceil(args.epochs * len(train) / args.batch)
     print(f"  examples   {len(train):,} to learn from, {len(valid):,} held out; {sum(len(ids) for ids, _ in train):,} tokens, "
-          f"{supervised(train):,} of them supervised" + (f"; {long} too long for {limit} positions, left out" if long else ""))
+          f"{count_supervised(train):,} of them supervised" + (f"; {long} too long for {limit} positions, left out" if long else ""))
     print(f"  plan       {steps} steps of {args.batch} examples, learning rate {args.lr:g}, seed {args.seed} "
           f"(ready in {time.time() - start:.1f} s)", flush=True)
 
@@ -177,7 +178,7 @@ def train_bpe(texts, size):
         a, b = max(pairs, key=lambda pair: (pairs[pair], pair))
         tokens.append(a + b)
         merges.append((a, b))
-        for parts, _ in words:
+        for parts, _ in words:  # merge in place, left to right
             i = 0
             while i < len(parts) - 1:
                 if (parts[i], parts[i + 1]) == (a, b):
@@ -220,7 +221,7 @@ def train_base(args):
     torch.manual_seed(args.seed)
     model = Decoder(read_config(folder)).to(device)
     for name, p in model.named_parameters():
-        if p.dim() == 2:  # as GPT-2: what is added to the residual stream starts smaller, the more layers add to it
+        if p.dim() == 2:  # GPT-2's rule: what is added to the residual stream starts smaller, by the root of how often that is done
             adds = name.endswith(("o_proj.weight", "down_proj.weight"))
             torch.nn.init.normal_(p, std=0.02 / math.sqrt(2 * config["num_hidden_layers"]) if adds else 0.02)
 
@@ -228,7 +229,7 @@ def train_base(args):
         write_safetensors(folder / "model.safetensors", {n: p.detach().to(torch.bfloat16) for n, p in model.named_parameters()})
 
     def batches():
-        for step in count():
+        for step in count_from():
             if step % 1000 == 999:  # a run that is cut short leaves a base that can be used
                 save()
             documents = [tokenizer.encode(data.document(rng)) + tokenizer.eos_ids for _ in range(args.batch)]
@@ -242,32 +243,34 @@ def train_base(args):
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Trains the LoRA adapters of LoRID's roles on a frozen base.",
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description="Trains the LoRA adapters of LoRID's roles on a frozen base.", formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=__doc__.split("\n\n")[1])
     add = parser.add_argument
-    add("--role", choices=[*lorid.ROLES, "base"], help="one role; none: ir, kg and dr, one after the other; base: pretrain the built-in base")
-    add("--model", default="tiny", help="the base, a Hugging Face model folder")
-    add("--data", help="training rows, a JSONL file with question, rationale, knowledge, answer; none: the toy world")
-    add("--examples", type=int, default=4000, help="how many toy problems to learn from")
-    add("--out", default="out", help="where adapters go: OUT/<model>/<role>/")
-    add("--rank", type=int, default=16, help="rank r of each adapter")
-    add("--alpha", type=float, default=32, help="the adapter's output is scaled by alpha / r")
-    add("--targets", default="q_proj,k_proj,v_proj,o_proj", help="the linear layers that get an adapter")
-    add("--dropout", type=float, default=0.0, help="on the adapter's input, in training")
-    add("--epochs", type=float, default=1, help="passes over the rows")
-    add("--steps", type=int, help="optimizer steps, instead of epochs")
-    add("--batch", type=int, default=32, help="examples per step")
-    add("--budget", type=int, default=8192, help="most tokens in memory at once; a step is split to fit, its gradient is the same")
-    add("--lr", type=float, default=2e-3, help="peak learning rate; 2e-3 suits the toy base, real models want 1e-4 to 5e-4")
-    add("--warmup", type=float, default=0.03, help="share of the steps in which the rate rises")
-    add("--weight-decay", type=float, default=0.0, help="AdamW's")
-    add("--clip", type=float, default=1.0, help="largest norm of a gradient")
-    add("--seed", type=int, default=0, help="of everything random")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
-    add("--dtype", choices=("float32", "bfloat16"), help="of the frozen base; none: bfloat16 where that is fast, else float32")
+    add("--role", choices=[*lorid.ROLES, "base"], help="one role (default: ir, kg and dr, one after the other); base pretrains a base like "
+        "tiny/ in models/base/, with other defaults (2200 steps of 48 documents, learning rate 3e-3), and takes no adapter's flags")
+    add("--model", default="tiny", help="the base, a Hugging Face model folder (default: tiny)")
+    add("--data", help="training rows, a JSONL file with question, rationale, knowledge, answer (default: the toy world)")
+    add("--examples", type=int, default=4000, help="how many toy problems to learn from (default: 4000)")
+    add("--out", default="out", help="adapters go to OUT/<model>/<role>/ (default: out)")
+    add("--rank", type=int, default=16, help="rank r of each adapter (default: 16)")
+    add("--alpha", type=float, default=32, help="an adapter's output is scaled by alpha / r (default: 32)")
+    add("--targets", default="q_proj,k_proj,v_proj,o_proj", help="the linear layers that get an adapter (default: %(default)s)")
+    add("--dropout", type=float, default=0.0, help="dropout on an adapter's input while training (default: 0)")
+    add("--epochs", type=float, default=1, help="passes over the rows (default: 1)")
+    add("--steps", type=int, help="optimizer steps (default: as many as the epochs need)")
+    add("--batch", type=int, default=32, help="examples per step (default: 32)")
+    add("--budget", type=int, default=8192, help="most tokens in one pass; a step is split to fit, its gradient is the same (default: 8192)")
+    add("--lr", type=float, default=2e-3, help="peak learning rate; real models want 1e-4 to 5e-4 (default: 2e-3, for the toy base)")
+    add("--warmup", type=float, default=0.03, help="share of the steps in which the learning rate rises (default: 0.03)")
+    add("--weight-decay", type=float, default=0.0, help="AdamW's weight decay (default: 0)")
+    add("--clip", type=float, default=1.0, help="largest norm of a gradient (default: 1)")
+    add("--seed", type=int, default=0, help="random seed (default: 0)")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default: auto)")
+    add("--dtype", choices=("float32", "bfloat16"), help="of the frozen base (default: bfloat16 where that is fast, else float32)")
     args = parser.parse_args()
-    if args.role == "base":  # pretraining has other habits; a flag still wins
-        parser.set_defaults(out="out/base", steps=2200, batch=48, budget=2048, lr=3e-3)
+    if args.role == "base":  # read the flags again with pretraining's defaults; those given still count
+        parser.set_defaults(out="models/base", steps=2200, batch=48, budget=2048, lr=3e-3)
         train_base(parser.parse_args())
     else:
         for role in [args.role] if args.role else lorid.ROLES:

@@ -6,7 +6,7 @@ import random
 import re
 import subprocess
 import sys
-from collections import Counter, defaultdict
+from collections import Counter
 from fractions import Fraction
 
 import pytest
@@ -391,10 +391,10 @@ def test_exactly_the_target_and_the_end_token_are_supervised(byte_folder, role):
 
 class Plain:
     """A tokenizer whose tokens are characters."""
-    def prompt(self, text):
+    def prompt_ids(self, text):
         return ["<"] + list(text)
 
-    def answer(self, text):
+    def answer_ids(self, text):
         return list(text) + [">"]
 
 

@@ -1,6 +1,5 @@
 """infer.py: the engine against a loop that takes one text at a time and remembers nothing, and the sampler against its own definition."""
 import json
-import random
 import subprocess
 import sys
 from collections import Counter
@@ -44,7 +43,7 @@ def naive(folder, role, prompt, max_new, limit=512):
     model, tokenizer = load_model(folder, dtype=torch.float32), Tokenizer(folder)
     lora.stack(model, {role: folder / role})
     lora.switch(model, role)
-    ids, said = tokenizer.prompt(prompt), []
+    ids, said = tokenizer.prompt_ids(prompt), []
     with torch.no_grad():
         while len(said) < max_new and len(ids) < limit and (not said or said[-1] not in tokenizer.eos_ids):
             said.append(model.logits(model(torch.tensor([ids]))[0, -1]).argmax().item())
@@ -120,7 +119,7 @@ def test_a_text_stops_at_the_last_position_of_the_model(folder):
     edit_json(folder / "generation_config.json", eos_token_id=[])
     engine = engine_of(folder, rows=2, max_new=50)
     words = "1" * 504  # digits are tokens of their own, and the template adds a line break
-    assert len(engine.tokenizer.prompt(words)) == 505
+    assert len(engine.tokenizer.prompt_ids(words)) == 505
 
     def conversation():
         [text] = yield [("ir", words)]

@@ -169,7 +169,7 @@ def test_dropout_acts_in_training_only_and_on_the_adapter_only(base):
     assert torch.equal(logits(model, ids), logits(load(base), ids))
 
     _, layer = lora.layers(model)[0]
-    layer.gate = layer.column_gate("ir")
+    layer.gate = layer.gate_of("ir")
     x = torch.randn(4, 9, layer.A.shape[1])
     torch.manual_seed(7)
     y = layer(x)

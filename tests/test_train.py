@@ -46,13 +46,13 @@ def test_gradient_does_not_depend_on_the_micro_batches(make_base, budget):
     folder, _ = make_base()
     model = load_model(folder, dtype=torch.float32).requires_grad_(True)
     examples = examples_of(9)
-    (train.summed_loss(model, examples) / train.supervised(examples)).backward()
+    (train.summed_loss(model, examples) / train.count_supervised(examples)).backward()
     whole = [p.grad.clone() for p in model.parameters()]
     model.zero_grad()
     groups = data.micro_batches(examples, budget)
     assert len(groups) == {1: 9, 10_000: 1}.get(budget, len(groups))
     for group in groups:
-        (train.summed_loss(model, group) / train.supervised(examples)).backward()
+        (train.summed_loss(model, group) / train.count_supervised(examples)).backward()
     for p, grad in zip(model.parameters(), whole):
         assert torch.allclose(p.grad, grad, atol=1e-6, rtol=1e-4)
 

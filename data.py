@@ -315,17 +315,19 @@ def document(rng):
 # A row and a role, as tokens
 
 
-def render(row, role, tokenizer):
-    """A training row as one role sees it: (ids, mask), two lists of equal length. mask is 1 on what the role must learn to say
-    (its target and the end token), 0 on what it is asked.
-
-    Raises ValueError with the row's place if the row lacks what the role needs.
-    """
+def check(row, role):
+    """Raises ValueError with the row's place if it lacks what the role learns from."""
     where = row.get("where", f"row {row['id']}")
     if role in ("kg", "dr") and not row["knowledge"]:
         raise ValueError(f"{where}: no \"knowledge\", which {role} learns from; add a list of rules, or train ir, which needs none.")
     if role in ("ir", "dr") and not (row.get("rationale") and row.get("answer")):
         raise ValueError(f"{where}: {role} learns from \"rationale\" and \"answer\"; one of them is missing.")
+
+
+def render(row, role, tokenizer):
+    """A training row as one role sees it: (ids, mask), two lists of equal length. mask is 1 on what the role must learn to say
+    (its target and the end token), 0 on what it is asked. Raises ValueError as `check` does."""
+    check(row, role)
     asked = tokenizer.prompt_ids(lorid.prompt(role, row["question"], "\n".join(row["knowledge"])))
     said = tokenizer.answer_ids(lorid.target(role, row))
     return asked + said, [0] * len(asked) + [1] * len(said)
@@ -343,6 +345,13 @@ def micro_batches(examples, budget):
     return groups
 
 
+def positive(text):
+    """argparse's type for numbers that must be whole and above 0."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
 def main():
     parser = argparse.ArgumentParser(description="Look at the problems that LoRID trains on.")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -350,11 +359,11 @@ def main():
     show.add_argument("--role", choices=lorid.ROLES, default="ir", help="whose example (default: ir)")
     show.add_argument("--data", help="a JSONL file (default: the toy world)")
     show.add_argument("--model", default="tiny", help="the model folder whose tokenizer cuts the text (default: tiny)")
-    show.add_argument("-n", type=int, default=1, help="how many (default: 1)")
+    show.add_argument("-n", type=positive, default=1, help="how many (default: 1)")
     make = commands.add_parser("toy", help="write problems of the toy world as JSONL")
     make.add_argument("--split", choices=("train", "valid", "test"), default="train", help="which problems (default: train)")
     make.add_argument("--seed", type=int, default=0, help="another seed makes other problems (default: 0)")
-    make.add_argument("-n", type=int, default=1000, help="how many (default: 1000)")
+    make.add_argument("-n", type=positive, default=1000, help="how many (default: 1000)")
     args = parser.parse_args()
     if args.command == "toy":
         for row in toy(args.n, args.split, args.seed):

@@ -91,6 +91,7 @@ class Engine:
         """
         conversations = list(conversations)
         outcomes = [Outcome() for _ in conversations]
+        self.roles = None  # somebody else may have switched the model's adapters meanwhile
         replies = {}       # owner -> the texts of its present request, None where one is still being written
         waiting = deque()  # texts that have no row yet
         writing = []       # writing[i] is in row i of the cache
@@ -116,7 +117,8 @@ class Engine:
         def finish(text, cut):
             outcome, reply = outcomes[text.owner], replies[text.owner]
             outcome.tokens, outcome.cut = outcome.tokens + len(text.said), outcome.cut + cut
-            reply[text.place] = self.tokenizer.decode(text.said if cut else text.said[:-1])  # without the end token
+            said = self.tokenizer.decode(text.said if cut else text.said[:-1])  # without the end token
+            reply[text.place] = said.rpartition("\n")[0] if cut else said  # half a line may hold half a number
             if None not in reply:
                 resume(text.owner, reply)
 
@@ -191,7 +193,7 @@ def wilson(right, n, z=1.96):
     """The 95% interval of a share of right answers (Wilson's score interval): unlike the plain one it holds near 0 and 1."""
     p, zz = right / n, z * z / n
     middle, half = p + zz / 2, z * math.sqrt(p * (1 - p) / n + zz / n / 4)
-    return (middle - half) / (1 + zz), (middle + half) / (1 + zz)
+    return max(0.0, (middle - half) / (1 + zz)), min(1.0, (middle + half) / (1 + zz))
 
 
 METHODS = {  # name -> (the conversation about a question, whether it samples)
@@ -275,6 +277,8 @@ def ask(engine, question, rounds):
         print(f"No agreement in {n} rounds; most often given: {verdict.answer}")
     else:
         print(f"No agreement, and no answer at all in {n} rounds.")
+    if outcome.cut:
+        print(f"{outcome.cut} of the {outcome.texts} texts were cut short at {engine.max_new} tokens; --max-new gives them more room.")
 
 
 def load(args):
@@ -300,17 +304,17 @@ def main():
         add(f"--{role}", metavar="DIR", help=f"the {title}'s adapter, a PEFT folder (default: out/<model>/{role})")
     add("--data", help="questions with answers, a JSONL file (default: held-out problems of the toy world)")
     add("--split", choices=("test", "valid"), default="test", help="which of the toy world's; settings are chosen on valid (default: test)")
-    add("--limit", type=int, default=500, help="how many questions at most (default: 500)")
-    add("--rounds", type=int, default=20, help="most rounds of a vote (default: 20)")
+    add("--limit", type=data.positive, default=500, help="how many questions at most (default: 500)")
+    add("--rounds", type=data.positive, default=20, help="most rounds of a vote (default: 20)")
     add("--strict", action="store_true", help="score as the paper does: any agreed answer may be right, no agreement is a loss")
     add("--temperature", type=float, default=0.7, help="of LoRID's samples; the single systems are greedy (default: 0.7)")
     add("--top-k", type=int, default=50, help="sample among the k most likely tokens; 0 is all (default: 50)")
     add("--top-p", type=float, default=0.9, help="and of those, among the fewest that reach this probability (default: 0.9)")
-    add("--max-new", type=int, default=256, help="most tokens of one text (default: 256)")
-    add("--rows", type=int, default=64, help="texts written at the same time (default: 64)")
+    add("--max-new", type=data.positive, default=256, help="most tokens of one text (default: 256)")
+    add("--rows", type=data.positive, default=64, help="texts written at the same time; fewer need less memory (default: 64)")
     add("--seed", type=int, default=0, help="seed of the sampling (default: 0)")
     add("--json", metavar="FILE", help="write the table and its settings to this file, too")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default: auto)")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps, which nobody has tested yet (default: auto: cuda, else cpu)")
     add("--dtype", choices=("float32", "bfloat16"), help="of the base (default: bfloat16 where that is fast, else float32)")
     args = parser.parse_args()
     if args.ask is not None:

@@ -8,9 +8,13 @@ Three adapters live on one base here. A layer stacks them along the rank, and a 
 So one frozen copy of W serves rows of all three roles in the same batch. Training one role is the same layer with one adapter.
 
 In and out: the folder that peft writes (adapter_config.json, adapter_model.safetensors), one role a folder.
+
+    python lora.py out/tiny/ir      what is in such a folder
 """
+import argparse
 import json
 import math
+import sys
 from pathlib import Path
 
 import torch
@@ -170,6 +174,8 @@ def read_adapter(folder):
     for layer, pair in weights.items():
         if pair.keys() != {"A", "B"}:
             raise ValueError(f"{file}: {layer} has lora_{''.join(pair)} but not its other half.")
+        if not all(half.isfinite().all() for half in pair.values()):
+            raise ValueError(f"{file}: {layer} holds numbers that are not finite: its training failed.")
         A, B = pair["A"].shape, pair["B"].shape
         if (len(A), A[:1], len(B), B[1:]) != (2, (rank,), 2, (rank,)):
             raise ValueError(f"{file}: {layer} has an A of {tuple(A)} and a B of {tuple(B)}, adapter_config.json says rank {rank}.")
@@ -234,3 +240,20 @@ def unmerge(model):
         if hasattr(layer, "unmerged"):
             layer.base.weight = layer.unmerged
             del layer.unmerged
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Shows what is in a PEFT adapter folder.")
+    parser.add_argument("folder", help="the folder, for example out/tiny/ir")
+    weights, rank, scale = read_adapter(parser.parse_args().folder)
+    for path, (A, B) in weights.items():
+        print(f"{path:40} A {str(tuple(A.shape)):>12}  B {str(tuple(B.shape)):>12}  |B A| {(B.float() @ A.float()).norm():.3f}")
+    print(f"rank {rank}, scale alpha / r = {scale:g}, {sum(A.numel() + B.numel() for A, B in weights.values()):,} parameters")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        print(f"lora.py: {error}", file=sys.stderr)
+        sys.exit(2)

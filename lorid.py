@@ -10,6 +10,7 @@ In each round both systems solve the question once. The first answer that both h
 
     python lorid.py     plays one vote with written-down texts, so that you can read it before any model is loaded
 """
+import argparse
 import re
 from collections import Counter, namedtuple
 from dataclasses import dataclass, field
@@ -89,7 +90,8 @@ VALUE = re.compile(rf"(?P<sign>[-+]?)\s*(?:(?P<whole>\d+)\s+(?=\d+/))?(?P<top>{N
 def canonical(answer):
     """An exact Fraction if the answer is a number, else a tidied string: two answers vote together when these are equal.
 
-    Money and percent signs, thousands separators and a unit after the number are dropped; fractions are exact.
+    Money and percent signs, thousands separators and words after the number are dropped, whatever they say (50 cents is 50);
+    fractions are exact.
     Nothing is ever evaluated: the text is matched against one pattern.
 
     >>> canonical("$1,000"), canonical("72%"), canonical("3/6"), canonical("\\\\frac{1}{2}"), canonical("12 apples")
@@ -178,7 +180,7 @@ def transcript(number, round):
 
 
 def main():
-    """A vote of two rounds, every text written here."""
+    argparse.ArgumentParser(description="Plays a vote of two rounds, every text of it written in this file.").parse_args()
     texts = {"ir": iter(["48+24 = 72\n--> 72 END", "48/2 = 24\n--> 24 END"]),
              "kg": iter(["Half of a number is the number divided by 2.", "Half of a number is the number divided by 2.\nA total is a sum."]),
              "dr": iter(["48/2 = 24\n--> 24 END", "48/2 = 24\n48+24 = 72\n--> 72 END"])}

@@ -87,7 +87,8 @@ def read_config(folder):
     kinds = c.get("layer_types") or ["full_attention" if i < first else "sliding_attention" for i in range(L)]
     eos = c.get("eos_token_id")
     if (generation := Path(folder) / "generation_config.json").is_file():
-        eos = read_json(generation).get("eos_token_id", eos)
+        newer = read_json(generation).get("eos_token_id")
+        eos = eos if newer is None else newer
     return Config(
         model_type=family, vocab_size=vocab_size, hidden_size=C, intermediate_size=intermediate_size,
         num_hidden_layers=L, num_attention_heads=H,
@@ -240,13 +241,16 @@ class KVCache:
 
     def __init__(self, config, rows, dtype, device):
         empty = torch.zeros(rows, config.num_key_value_heads, 0, config.head_dim, dtype=dtype, device=device)
+        self.limit = config.max_position_embeddings
         self.layers = [(empty, empty) for _ in range(config.num_hidden_layers)]  # per layer: keys and values, (rows, K, S, D)
 
     def reserve(self, size):
-        """Make room for `size` positions, half as many more than asked, so that growing stays rare."""
+        """Make room for `size` positions, and half as many more, so that growing stays rare."""
         have = self.layers[0][0].shape[2]
         if size > have:
-            self.layers = [tuple(F.pad(cached, (0, 0, 0, size + size // 2 - have)) for cached in layer) for layer in self.layers]
+            more = min(size + size // 2, max(size, self.limit)) - have
+            for i, layer in enumerate(self.layers):  # layer by layer: never the whole old cache beside the whole new one
+                self.layers[i] = tuple(F.pad(cached, (0, 0, 0, more)) for cached in layer)
 
     def move(self, source, target):
         """Copy a row over another one."""
@@ -419,7 +423,7 @@ def load_model(folder, device="cpu", dtype=None):
         if head is not None and embedding is not None and not torch.equal(head, embedding):
             raise ValueError(f"{folder}: lm_head.weight differs from the embedding, though config.json ties them.")
     tensors = {name: t for name, t in tensors.items() if not name.endswith("rotary_emb.inv_freq")}  # old files store it: we compute it
-    for name in wanted.keys() | tensors.keys():
+    for name in sorted(wanted.keys() | tensors.keys()):
         if name not in tensors:
             raise ValueError(f"{folder}: the tensor {name} is missing from the weights.")
         if name not in wanted:
@@ -437,7 +441,8 @@ def fast_dtype(device):
     """bfloat16 where the device multiplies it natively, else float32. On a CPU both are timed: without native support it is the slower."""
     device = torch.device(device)
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+        native = torch.version.hip or torch.cuda.get_device_capability(device) >= (8, 0)  # older ones emulate it, slowly
+        return torch.bfloat16 if native else torch.float32
     if device.type != "cpu":
         return torch.float32
 
@@ -507,6 +512,8 @@ class Tokenizer:
         self.nfc = norms == ["NFC"]
         self.patterns = self.read_patterns(spec.get("pre_tokenizer") or {}, refuse)
 
+        if not isinstance(bpe.get("vocab"), dict) or not isinstance(bpe.get("merges"), list):
+            refuse("it has no vocab or no merges")
         letters = byte_alphabet()
         special = {t["content"]: t["id"] for t in spec.get("added_tokens", [])}
         try:
@@ -515,7 +522,7 @@ class Tokenizer:
             refuse(f"its vocabulary holds the character {character}, which stands for no byte")
         pairs = [m if isinstance(m, list) else m.split(" ") for m in bpe["merges"]]
         if not bpe.get("ignore_merges"):  # a merge's rank must be its id, as tiktoken has it
-            made = [bpe["vocab"][a + b] for a, b in pairs]
+            made = [bpe["vocab"].get(a + b, -1) for a, b in pairs]
             if any(x >= y for x, y in zip(made, made[1:])):
                 refuse("its merges are not in the order of their ids")
         self.special, self.eos_ids = special, read_config(folder).eos_ids

@@ -2,7 +2,7 @@
 
     python train.py                     all three roles on the built-in base and the toy world: minutes on a laptop
     python train.py --role ir           only the Intuitive Reasoner (or kg, or dr)
-    python train.py --role kg --model models/smollm2 --data rows.jsonl --steps 20      a real model, your rows
+    python train.py --role kg --model models/smollm2 --data rows.jsonl --lr 2e-4      a real model, your rows
     python train.py --role base         pretrain a base like the built-in one, from nothing: an hour or so of CPU
 
 An adapter goes to out/<model>/<role>/, a folder that peft and vLLM read too.
@@ -83,6 +83,8 @@ def fit(model, parameters, batches, steps, args, autocast=False):
                 part = summed_loss(model, group) / n_tokens
             part.backward()
             loss += part.item()
+        if not math.isfinite(loss):
+            raise ValueError(f"the loss is {loss} at step {step + 1}, nothing is saved; try a lower --lr.")
         torch.nn.utils.clip_grad_norm_(parameters, args.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -110,7 +112,7 @@ def shuffled(examples, size, seed):
 # One role
 
 
-def train_role(role, args):
+def train_role(role, train, valid, args):
     start = time.time()
     device = pick_device(args.device)
     model = load_model(args.model, device, args.dtype and getattr(torch, args.dtype))
@@ -125,12 +127,12 @@ def train_role(role, args):
     print(f"  adapter    {trainable:,} trainable parameters in float32 (rank {args.rank}, alpha {args.alpha:g}, on {args.targets})", flush=True)
 
     limit = model.config.max_position_embeddings
-    train, valid = ([data.render(row, role, tokenizer) for row in rows] for rows in rows_of(args))
+    train, valid = ([data.render(row, role, tokenizer) for row in rows] for rows in (train, valid))
     long = sum(len(ids) > limit for ids, _ in train + valid)
     train, valid = ([(ids, mask) for ids, mask in examples if len(ids) <= limit] for examples in (train, valid))
     if not train or not valid:
         raise ValueError(f"no example fits the model's {limit} positions.")
-    steps = args.steps or math.ceil(args.epochs * len(train) / args.batch)
+    steps = args.steps or max(1, math.ceil(args.epochs * len(train) / args.batch))
     print(f"  examples   {len(train):,} to learn from, {len(valid):,} held out; {sum(len(ids) for ids, _ in train):,} tokens, "
           f"{count_supervised(train):,} of them supervised" + (f"; {long} too long for {limit} positions, left out" if long else ""))
     print(f"  plan       {steps} steps of {args.batch} examples, learning rate {args.lr:g}, seed {args.seed} "
@@ -149,6 +151,8 @@ def rows_of(args):
         return data.toy(args.examples, "train", args.seed), data.toy(200, "valid")
     rows = data.read_rows(args.data)
     ids = sorted({str(row["id"]) for row in rows})
+    if len(ids) < 2:
+        raise ValueError(f"{args.data}: at least two problems with different ids are needed, since one is held out.")
     held = set(random.Random(0).sample(ids, max(1, min(200, len(ids) // 20))))
     return [r for r in rows if str(r["id"]) not in held], [r for r in rows if str(r["id"]) in held]
 
@@ -251,30 +255,35 @@ def main():
         "tiny/ in models/base/, with other defaults (2200 steps of 48 documents, learning rate 3e-3), and takes no adapter's flags")
     add("--model", default="tiny", help="the base, a Hugging Face model folder (default: tiny)")
     add("--data", help="training rows, a JSONL file with question, rationale, knowledge, answer (default: the toy world)")
-    add("--examples", type=int, default=4000, help="how many toy problems to learn from (default: 4000)")
+    add("--examples", type=data.positive, default=4000, help="how many toy problems to learn from (default: 4000)")
     add("--out", default="out", help="adapters go to OUT/<model>/<role>/ (default: out)")
-    add("--rank", type=int, default=16, help="rank r of each adapter (default: 16)")
+    add("--rank", type=data.positive, default=16, help="rank r of each adapter (default: 16)")
     add("--alpha", type=float, default=32, help="an adapter's output is scaled by alpha / r (default: 32)")
     add("--targets", default="q_proj,k_proj,v_proj,o_proj", help="the linear layers that get an adapter (default: %(default)s)")
     add("--dropout", type=float, default=0.0, help="dropout on an adapter's input while training (default: 0)")
     add("--epochs", type=float, default=1, help="passes over the rows (default: 1)")
-    add("--steps", type=int, help="optimizer steps (default: as many as the epochs need)")
-    add("--batch", type=int, default=32, help="examples per step (default: 32)")
-    add("--budget", type=int, default=8192, help="most tokens in one pass; a step is split to fit, its gradient is the same (default: 8192)")
+    add("--steps", type=data.positive, help="optimizer steps (default: as many as the epochs need)")
+    add("--batch", type=data.positive, default=32, help="examples per step (default: 32)")
+    add("--budget", type=data.positive, default=8192, help="most tokens in one pass; a step is split to fit, its gradient is the same; large models want less (default: 8192)")
     add("--lr", type=float, default=2e-3, help="peak learning rate; real models want 1e-4 to 5e-4 (default: 2e-3, for the toy base)")
     add("--warmup", type=float, default=0.03, help="share of the steps in which the learning rate rises (default: 0.03)")
     add("--weight-decay", type=float, default=0.0, help="AdamW's weight decay (default: 0)")
     add("--clip", type=float, default=1.0, help="largest norm of a gradient (default: 1)")
     add("--seed", type=int, default=0, help="random seed (default: 0)")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default: auto)")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps, which nobody has tested yet (default: auto: cuda, else cpu)")
     add("--dtype", choices=("float32", "bfloat16"), help="of the frozen base (default: bfloat16 where that is fast, else float32)")
     args = parser.parse_args()
     if args.role == "base":  # read the flags again with pretraining's defaults; those given still count
         parser.set_defaults(out="models/base", steps=2200, batch=48, budget=2048, lr=3e-3)
         train_base(parser.parse_args())
     else:
-        for role in [args.role] if args.role else lorid.ROLES:
-            train_role(role, args)
+        train, valid = rows_of(args)
+        roles = [args.role] if args.role else list(lorid.ROLES)
+        for role in roles:  # all rows for all roles, before minutes go into the first
+            for row in train + valid:
+                data.check(row, role)
+        for role in roles:
+            train_role(role, train, valid, args)
 
 
 if __name__ == "__main__":

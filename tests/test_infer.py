@@ -32,15 +32,21 @@ def folder(make_base):
     return path
 
 
+class Numbers(Tokenizer):
+    """Says a text as the ids of its tokens, on one whole line: two texts are the same only if every token is."""
+    def decode(self, ids):
+        return " ".join(map(str, ids)) + "\n"
+
+
 def engine_of(folder, **settings):
     model = load_model(folder, dtype=torch.float32)
     lora.stack(model, {role: folder / role for role in ROLES})
-    return infer.Engine(model, Tokenizer(folder), **settings)
+    return infer.Engine(model, Numbers(folder), **settings)
 
 
 def naive(folder, role, prompt, max_new, limit=512):
     """Greedy, one text, one adapter, no cache, no batch: the whole text through the model for every token."""
-    model, tokenizer = load_model(folder, dtype=torch.float32), Tokenizer(folder)
+    model, tokenizer = load_model(folder, dtype=torch.float32), Numbers(folder)
     lora.stack(model, {role: folder / role})
     lora.switch(model, role)
     ids, said = tokenizer.prompt_ids(prompt), []
@@ -48,7 +54,9 @@ def naive(folder, role, prompt, max_new, limit=512):
         while len(said) < max_new and len(ids) < limit and (not said or said[-1] not in tokenizer.eos_ids):
             said.append(model.logits(model(torch.tensor([ids]))[0, -1]).argmax().item())
             ids.append(said[-1])
-    return tokenizer.decode([i for i in said if i not in tokenizer.eos_ids]), len(said)
+    if said[-1] in tokenizer.eos_ids:
+        return tokenizer.decode(said[:-1]), len(said)
+    return "\n".join(tokenizer.decode(said).split("\n")[:-1]), len(said)  # cut: its last line is not to be trusted
 
 
 def scripted(question, log):
@@ -129,6 +137,27 @@ def test_a_text_stops_at_the_last_position_of_the_model(folder):
     assert outcome.verdict.answer == naive(folder, "ir", words, 50)[0]
 
 
+def test_the_last_line_of_a_cut_text_is_dropped(folder):
+    """It may end in the middle of a number, which would vote."""
+    class Solver(Tokenizer):
+        def decode(self, ids):
+            return "48+24=72\n--> 7"
+    engine = engine_of(folder, rows=2, max_new=3)
+    engine.tokenizer = Solver(folder)
+    [outcome] = engine.run([lorid.system1("What is 48+24?")])
+    assert outcome.cut == 1 and outcome.verdict.answer is None and outcome.verdict.rounds[0].intuitive == "48+24=72"
+
+
+def test_an_engine_sets_its_adapters_whoever_else_switched(folder):
+    engine = engine_of(folder, rows=2, max_new=6)
+    texts = []
+    for _ in range(2):
+        [outcome] = engine.run([lorid.system1("What is 1+1?")])
+        texts.append(outcome.verdict.rounds[0].intuitive)
+        lora.switch(engine.model, None)
+    assert texts[0] == texts[1] == naive(folder, "ir", lorid.prompt("ir", "What is 1+1?"), 6)[0]
+
+
 def distribution(logits, temperature, top_k, top_p):
     """The definition, token by token, in plain Python."""
     p = [float(x) for x in (torch.tensor(logits, dtype=torch.float64) / temperature).softmax(-1)]
@@ -206,6 +235,14 @@ def test_a_sentence_is_one_line_and_exit_status_2(folder):
     done = run("--model", str(folder), *adapters(folder), "--ask", "hello")
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.count("\n") == 1 and "does not look like" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("flag", ["--rows", "--rounds", "--max-new", "--limit"])
+def test_numbers_that_must_be_positive(flag, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["infer.py", flag, "0"])
+    with pytest.raises(SystemExit) as stop:
+        infer.main()
+    assert stop.value.code == 2 and "not a whole number above 0" in capsys.readouterr().err
 
 
 def test_a_missing_adapter_names_the_command(folder, tmp_path):

@@ -186,6 +186,25 @@ def test_a_row_without_knowledge_is_refused_by_its_line(tmp_path):
     assert done.returncode == 2 and "rows.jsonl:2" in done.stderr
 
 
+def test_all_roles_check_their_rows_before_the_first_trains(tmp_path):
+    """ir could learn from rows without knowledge, but kg and dr could not: better to hear it now than minutes later."""
+    rows = [dict(id=i, question=f"1+{i}?", rationale="r", answer="2") for i in range(30)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    done = run("--data", str(tmp_path / "rows.jsonl"), "--steps", "1", "--out", str(tmp_path / "out"))
+    assert done.returncode == 2 and "knowledge" in done.stderr and "step" not in done.stdout and not (tmp_path / "out").exists()
+
+
+def test_a_run_that_diverges_saves_nothing(tmp_path):
+    done = run("--role", "ir", "--steps", "30", "--batch", "4", "--examples", "50", "--lr", "1e30", "--clip", "1e30", "--out", str(tmp_path / "out"))
+    assert done.returncode == 2 and "try a lower --lr" in done.stderr and not (tmp_path / "out").exists()
+
+
+def test_one_problem_cannot_be_split(tmp_path):
+    (tmp_path / "rows.jsonl").write_text(json.dumps(dict(question="1+1?", rationale="r", answer="2", knowledge=["k"])))
+    done = run("--data", str(tmp_path / "rows.jsonl"), "--out", str(tmp_path / "out"))
+    assert done.returncode == 2 and "at least two problems" in done.stderr
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The built-in base
 

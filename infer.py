@@ -307,7 +307,7 @@ def main():
     add("--limit", type=data.positive, default=500, help="how many questions at most (default: 500)")
     add("--rounds", type=data.positive, default=20, help="most rounds of a vote (default: 20)")
     add("--strict", action="store_true", help="score as the paper does: any agreed answer may be right, no agreement is a loss")
-    add("--temperature", type=float, default=0.7, help="of LoRID's samples; the single systems are greedy (default: 0.7)")
+    add("--temperature", type=float, default=0.3, help="of LoRID's samples; the single systems are greedy (default: 0.3)")
     add("--top-k", type=int, default=50, help="sample among the k most likely tokens; 0 is all (default: 50)")
     add("--top-p", type=float, default=0.9, help="and of those, among the fewest that reach this probability (default: 0.9)")
     add("--max-new", type=data.positive, default=256, help="most tokens of one text (default: 256)")

@@ -92,7 +92,7 @@ def fit(model, parameters, batches, steps, args, autocast=False):
         spent = time.time() - start
         left = spent / (step + 1) * (steps - step - 1)
         print(f"step {step + 1}/{steps}  loss {loss:.4f}  lr {rate:.2e}  {tokens / spent:,.0f} tokens/s  "
-              f"{int(left) // 60}:{int(left) % 60:02} left",
+              f"{int(left) // 60}:{int(left) % 60:02} left  ",
               end="\r" if sys.stdout.isatty() and step + 1 < steps else "\n", flush=True)
     return time.time() - start
 

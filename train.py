@@ -112,7 +112,7 @@ def shuffled(examples, size, seed):
 # One role
 
 
-def train_role(role, train, valid, args):
+def train_role(role, args):
     start = time.time()
     device = pick_device(args.device)
     model = load_model(args.model, device, args.dtype and getattr(torch, args.dtype))
@@ -127,7 +127,7 @@ def train_role(role, train, valid, args):
     print(f"  adapter    {trainable:,} trainable parameters in float32 (rank {args.rank}, alpha {args.alpha:g}, on {args.targets})", flush=True)
 
     limit = model.config.max_position_embeddings
-    train, valid = ([data.render(row, role, tokenizer) for row in rows] for rows in (train, valid))
+    train, valid = ([data.render(row, role, tokenizer) for row in rows] for rows in rows_of(args))
     long = sum(len(ids) > limit for ids, _ in train + valid)
     train, valid = ([(ids, mask) for ids, mask in examples if len(ids) <= limit] for examples in (train, valid))
     if not train or not valid:
@@ -277,13 +277,12 @@ def main():
         parser.set_defaults(out="models/base", steps=2200, batch=48, budget=2048, lr=3e-3)
         train_base(parser.parse_args())
     else:
-        train, valid = rows_of(args)
         roles = [args.role] if args.role else list(lorid.ROLES)
-        for role in roles:  # all rows for all roles, before minutes go into the first
-            for row in train + valid:
+        for row in data.read_rows(args.data) if args.data else ():
+            for role in roles:  # all rows for all roles, before minutes go into the first
                 data.check(row, role)
         for role in roles:
-            train_role(role, train, valid, args)
+            train_role(role, args)
 
 
 if __name__ == "__main__":

@@ -135,7 +135,7 @@ class RMSNorm(nn.Module):
 def rotary_frequencies(config):
     """(D/2,) float32: the angle per position of each pair of channels, theta^(-2i/D); llama3 scaling slows the long waves."""
     D = config.head_dim
-    f = 1.0 / config.rope_theta ** (torch.arange(0, D, 2, dtype=torch.int64).float() / D)
+    f = 1.0 / config.rope_theta ** (torch.arange(0, D, 2, dtype=torch.int64, device="cpu").float() / D)
     if (s := config.rope_scaling) is None:
         return f
     waves = s["original_max_position_embeddings"] * f / (2 * math.pi)  # full turns within the length first trained on
@@ -266,7 +266,8 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.model = nn.ModuleDict(dict(
-            embed_tokens=nn.Embedding(config.vocab_size, config.hidden_size),
+            # not drawn at random: the file brings it, and on the meta device the drawing alone would load a second of modules
+            embed_tokens=nn.Embedding.from_pretrained(torch.empty(config.vocab_size, config.hidden_size), freeze=False),
             layers=nn.ModuleList(Layer(config, window) for window in config.windows),
             norm=RMSNorm(config.hidden_size, config.rms_norm_eps)))
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
@@ -415,7 +416,6 @@ def load_model(folder, device="cpu", dtype=None):
     tensors = read_weights(folder)
     with torch.device("meta"):  # shapes without memory: the weights come from the file
         model = Decoder(config)
-    model.frequencies = rotary_frequencies(config)
     wanted = dict(model.state_dict())
     if config.tie_word_embeddings:  # one tensor under two names; files hold the first, some also the second
         del wanted["lm_head.weight"]

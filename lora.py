@@ -63,13 +63,17 @@ def layers(model):
     return [(name, m) for name, m in model.named_modules() if isinstance(m, LoRALinear)]
 
 
+def check_bare(model):
+    if layers(model):
+        raise ValueError("this model carries adapters already; load the base again.")
+
+
 def inject(model, targets, adapters, dropout=0.0):
     """Wrap every linear layer whose last name is in `targets` ("q_proj", ...); freeze all else. Returns the A's and B's.
 
     Raises ValueError for a target that no layer has, or if the model carries adapters already.
     """
-    if layers(model):
-        raise ValueError("this model carries adapters already; load the base again.")
+    check_bare(model)
     found = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear) and name.split(".")[-1] in targets]
     if lost := set(targets) - {name.split(".")[-1] for name, _ in found}:
         raise ValueError(f"no layer is called {' or '.join(sorted(lost))}; this model has {', '.join(linear_names(model))}.")
@@ -190,8 +194,7 @@ def stack(model, folders):
 
     Raises ValueError naming a layer that the model lacks or whose sizes differ.
     """
-    if layers(model):
-        raise ValueError("this model carries adapters already; load the base again.")
+    check_bare(model)
     adapters = {name: read_adapter(folder) for name, folder in folders.items()}
     modules = dict(model.named_modules())
     for path in dict.fromkeys(path for weights, _, _ in adapters.values() for path in weights):
@@ -206,7 +209,7 @@ def stack(model, folders):
                 raise ValueError(f"{folders[name]}: {path} adapts a layer {A.shape[1]} -> {B.shape[0]}, this base has "
                                  f"{linear.in_features} -> {linear.out_features}; was it trained on another base?")
             here[name] = (rank, scale)
-        with torch.device("meta"):
+        with torch.device("meta"):  # an empty frame, without memory: the three parts it needs are at hand
             layer = LoRALinear(nn.Linear(linear.in_features, linear.out_features), here)
         weight = linear.weight
         layer.base = linear

@@ -72,25 +72,36 @@ IN_WORDS = {2: ("half", "50 percent"), 3: ("a third",), 4: ("a quarter", "25 per
 KINDS = [Kind(*entry) for entry in (
     ("has", "start", "things", "", dict(n=MANY), "{x}",
         (),
-        ("{a} has {n} {x}.", "{a} owns {n} {x}.", "There are {n} {x} in {a}'s room.", "{a} keeps {n} {x} in a drawer.")),
+        ("{a} has {n} {x}.", "{a} owns {n} {x}.", "There are {n} {x} in {a}'s room.", "{a} keeps {n} {x} in a drawer.",
+         "{a} starts with {n} {x}.")),
     ("groups", "start", "things", "m*n", dict(m=SMALL, n=SMALL), "{x}",
         ("Equal groups: multiply the number of groups by the size of one.",),
         ("{a} buys {m} boxes with {n} {x} in each.", "{a} fills {m} shelves with {n} {x} each.",
          "On {a}'s table are {m} rows of {n} {x}.", "{a} opens {m} packs and finds {n} {x} in every pack.")),
-    ("dozen", "start", "things", "n*12", dict(n=FEW), "{x}",
-        ("A dozen is 12: multiply the dozens by 12.",),
-        ("{a} buys {n} dozen {x}.", "{a} gets {n} dozen {x} for a birthday.", "In {a}'s cupboard are {n} dozen {x}.")),
-    ("pairs", "start", "things", "n*2", dict(n=range(6, 41)), "{x}",
-        ("A pair is 2: multiply the pairs by 2.",),
-        ("{a} has {n} pairs of {x}.", "{a} sorts all the {x} into {n} pairs.", "{a} counts {n} pairs of {x}.")),
-    ("weekly", "start", "things", "m*7 _*n", dict(m=SMALL, n=SMALL), "{x}",
+    ("hourly", "start", "things", "m*n", dict(m=SMALL, n=SMALL), "{x}",
+        ("All hours together: multiply the hours by the amount of one hour.",),
+        ("{a} makes {n} {x} an hour for {m} hours.", "For {m} hours {a} collects {n} {x} every hour.",
+         "{a} works {m} hours and finishes {n} {x} in each of them.", "Each hour {a} finds {n} {x}, and that for {m} hours.")),
+    ("weekly", "start", "things", "m*7 _*n", dict(m=range(2, 6), n=SMALL), "days {x}",
         ("A week has 7 days: multiply the weeks by 7.", "All days together: multiply the days by the amount of one day."),
         ("{a} makes {n} {x} a day for {m} weeks.", "For {m} weeks {a} collects {n} {x} every day.",
-         "{a} finds {n} {x} each day, and that for {m} weeks.")),
+         "{a} finds {n} {x} each day, and that for {m} weeks.", "In each of {m} weeks, {a} gets {n} {x} a day.")),
+    ("dozen", "start", "things", "n*12", dict(n=FEW), "{x}",
+        ("A dozen is 12: multiply the dozens by 12.",),
+        ("{a} buys {n} dozen {x}.", "{a} gets {n} dozen {x} for a birthday.", "In {a}'s cupboard are {n} dozen {x}.",
+         "{a} orders {n} dozen {x}.")),
+    ("pairs", "start", "things", "n*2", dict(n=range(6, 41)), "{x}",
+        ("A pair is 2: multiply the pairs by 2.",),
+        ("{a} has {n} pairs of {x}.", "{a} sorts all the {x} into {n} pairs.", "{a} counts {n} pairs of {x}.",
+         "In {a}'s bag are {n} pairs of {x}.")),
     ("two parts", "start", "things", "m+n", dict(m=MANY, n=MANY), "{x}",
         ("Two parts make a whole: add them.",),
         ("{a} picks up {m} {x} in the morning and {n} in the evening.", "{a} has {m} red {x} and {n} blue ones.",
-         "{a} gets {m} {x} from an aunt and {n} from an uncle.")),
+         "{a} gets {m} {x} from an aunt and {n} from an uncle.", "{a} keeps {m} {x} at home and {n} at school.")),
+    ("not full", "start", "things", "m-n", dict(m=range(40, 120), n=MANY), "{x}",
+        ("What is there is the room for all minus the empty places.",),
+        ("{a}'s box has room for {m} {x}, and {n} places are empty.", "{a} collects {m} {x} in all; {n} are still missing.",
+         "Of the {m} {x} that {a} wants, {n} have not come yet.", "{a} needs {n} {x} more to have {m}.")),
 
     ("gain", "things", "things", "v+n", dict(n=MANY), "{x}",
         ("What comes in is added.",),
@@ -100,24 +111,37 @@ KINDS = [Kind(*entry) for entry in (
         ("What goes out is subtracted.",),
         ("Then {a} loses {n} {x}.", "{a} gives {n} {x} to {b}.", "{n} of {a}'s {x} break.",
          "{b} takes {n} of {a}'s {x} away.", "{a} throws {n} old {x} out.")),
-    ("part lost", "things", "things", "v/n v-_", dict(n=PARTS), "{x}",
+    ("part lost", "things", "things", "v/n v-_", dict(n=PARTS), "{x} {x}",
         ("A part is found by dividing: 50 percent by 2, 25 by 4, 20 by 5, 10 by 10.",
          "What is left is the whole minus the part."),
         ("{a} gives {f} of the {x} to {b}.", "{f} of {a}'s {x} get lost.", "{b} borrows {f} of {a}'s {x}.",
          "{a} drops {f} of the {x} into a lake.")),
+    ("part gained", "things", "things", "v/n v+_", dict(n=PARTS), "{x} {x}",
+        ("A part is found by dividing: 50 percent by 2, 25 by 4, 20 by 5, 10 by 10.",
+         "What grows by a part is the whole plus the part."),
+        ("{a}'s heap of {x} grows by {f}.", "Then {a} finds {f} as many {x} again.",
+         "The number of {a}'s {x} rises by {f}.")),
+    ("multiplied", "things", "things", "v*n", dict(n=(2, 3, 4)), "{x}",
+        ("To become so many times as many: multiply.",),
+        ("In a year, {a} has {n} times as many {x}.", "A magician turns each of {a}'s {x} into {n}.", "{b} trades {a} {n} new {x} for each old one.",
+         "Soon {a}'s {x} are {n} times what they were.")),
 
     ("more", "things", "people", "v+n", dict(n=MANY), "{x}",
         ("If the unknown one has more, add the difference.",),
-        ("{b} has {n} more {x} than {a}.", "{b} has {n} {x} more than {a} does.", "Next to {a}, {b} is ahead by {n} {x}.")),
+        ("{b} has {n} more {x} than {a}.", "{b} has {n} {x} more than {a} does.", "Next to {a}, {b} is ahead by {n} {x}.",
+         "To have as many {x} as {a}, {b} must give up {n}.", "{b} counts {n} {x} more than {a} counts.")),
     ("fewer", "things", "people", "v-n", dict(n=MANY), "{x}",
         ("If the unknown one has fewer, subtract the difference.",),
-        ("{b} has {n} fewer {x} than {a}.", "{b} is {n} {x} short of what {a} has.", "Next to {a}, {b} is behind by {n} {x}.")),
+        ("{b} has {n} fewer {x} than {a}.", "{b} is {n} {x} short of what {a} has.", "Next to {a}, {b} is behind by {n} {x}.",
+         "To have as many {x} as {a}, {b} must find {n}.", "{b} counts {n} {x} fewer than {a} counts.")),
     ("more, turned", "things", "people", "v-n", dict(n=MANY), "{x}",
         ("If the known one has more, the unknown one has less: subtract the difference.",),
-        ("{a} has {n} more {x} than {b}.", "{a} is ahead of {b} by {n} {x}.", "{a} has {n} {x} more than {b} does.")),
+        ("{a} has {n} more {x} than {b}.", "{a} is ahead of {b} by {n} {x}.", "{a} has {n} {x} more than {b} does.",
+         "To have as many {x} as {b}, {a} must give up {n}.", "{a} counts {n} {x} more than {b} counts.")),
     ("fewer, turned", "things", "people", "v+n", dict(n=MANY), "{x}",
         ("If the known one has fewer, the unknown one has more: add the difference.",),
-        ("{a} has {n} fewer {x} than {b}.", "{a} is behind {b} by {n} {x}.", "{a} is {n} {x} short of what {b} has.")),
+        ("{a} has {n} fewer {x} than {b}.", "{a} is behind {b} by {n} {x}.", "{a} is {n} {x} short of what {b} has.",
+         "To have as many {x} as {b}, {a} must find {n}.", "{a} counts {n} {x} fewer than {b} counts.")),
     ("times", "things", "people", "v*n", dict(n=SMALL), "{x}",
         ("If the unknown one has times as many, multiply.",),
         ("{b} has {n} times as many {x} as {a}.", "{b} has {n} {x} for every one that {a} has.",
@@ -129,40 +153,46 @@ KINDS = [Kind(*entry) for entry in (
     ("part of", "things", "people", "v/n", dict(n=PARTS), "{x}",
         ("A part is found by dividing: 50 percent by 2, 25 by 4, 20 by 5, 10 by 10.",),
         ("{b} has {f} as many {x} as {a}.", "{b} owns only {f} of what {a} has.", "What {b} has is {f} of {a}'s {x}.")),
+    ("part of, turned", "things", "people", "v*n", dict(n=PARTS), "{x}",
+        ("If the known one is a part of the unknown one, the whole is more: multiply.",),
+        ("{a} has {f} as many {x} as {b}.", "{a} owns only {f} of what {b} has.", "What {a} has is {f} of {b}'s {x}.")),
     ("together", "people", "end", "u+v", {}, "{x}",
         ("A total of two is their sum.",),
         ("How many {x} do {a} and {b} have together?", "If {a} and {b} put their {x} on one pile, how many are there?",
-         "What is the total of {a}'s and {b}'s {x}?")),
+         "What is the total of {a}'s and {b}'s {x}?", "How many {x} is that for {a} and {b} in all?")),
     ("difference", "people", "end", "hi-lo", {}, "{x}",
         ("How far apart two amounts are: subtract the smaller from the larger.",),
         ("How many {x} lie between what {a} and {b} have?", "By how many {x} do {a} and {b} differ?",
          "What is the gap between {a} and {b}, in {x}?")),
-    ("average", "people", "end", "u+v _/2", {}, "{x}",
+    ("average", "people", "end", "u+v _/2", {}, "{x} {x}",
         ("A total of two is their sum.", "The average of two is their total divided by 2."),
-        ("What is the average number of {x} of {a} and {b}?",
+        ("What is the average number of {x} of {a} and {b}?", "How many {x} do {a} and {b} have on average?",
          "If {a} and {b} evened out their {x}, how many would each have?")),
 
-    ("share", "things", "end", "v/n", dict(n=FEW), "{x}",
+    ("share", "things", "end", "v/n", dict(n=SMALL), "{x}",
         ("A fair share is the total divided by the number of people.",),
         ("{n} children share {a}'s {x} equally. How many {x} does each of them get?",
-         "If {n} friends divide {a}'s {x} fairly, how many {x} does one friend have?")),
+         "If {n} friends divide {a}'s {x} fairly, how many {x} does one friend have?",
+         "{a} deals the {x} out to {n} players. How many {x} does a player hold?")),
     ("minutes", "things", "end", "v*n", dict(n=SMALL), "minutes",
         ("The time for all is their number times the time for one.",),
         ("To clean one of {a}'s {x} takes {n} minutes. How many minutes do all of them take?",
-         "{a} paints all the {x}, {n} minutes for each. How many minutes is that?")),
-    ("hours", "things", "end", "v/n", dict(n=FEW), "hours",
+         "{a} paints all the {x}, {n} minutes for each. How many minutes is that?",
+         "{a} looks at every one of the {x} for {n} minutes. How long does that take, in minutes?")),
+    ("hours", "things", "end", "v/n", dict(n=SMALL), "hours",
         ("The hours needed are the total divided by what one hour brings.",),
         ("{a} can mend {n} {x} in an hour. How many hours will it take to mend all?",
-         "If {a} wraps {n} {x} an hour, after how many hours are all of them wrapped?")),
+         "If {a} wraps {n} {x} an hour, after how many hours are all of them wrapped?",
+         "{a} uses up {n} of the {x} an hour. For how many hours do they last?")),
 
     ("sell", "things", "money", "v*n", dict(n=SMALL), "dollars",
         ("Money is the number sold times the price of one.",),
         ("{a} sells all the {x} for {n} dollars each.", "{b} buys all of {a}'s {x} and pays {n} dollars apiece.",
-         "All of {a}'s {x} are sold, each for {n} dollars.")),
-    ("bags", "things", "bags", "v/n", dict(n=FEW), "bags",
+         "All of {a}'s {x} are sold, each for {n} dollars.", "For each of the {x}, {a} is paid {n} dollars.")),
+    ("bags", "things", "bags", "v/n", dict(n=SMALL), "bags",
         ("The number of bags is the total divided by what one bag holds.",),
         ("{a} packs the {x} into bags of {n}.", "{a}'s {x} go into bags, {n} in each.",
-         "{a} fills bags that hold {n} {x} each.")),
+         "{a} fills bags that hold {n} {x} each.", "In each bag, {a} puts {n} {x}, until all are packed.")),
     ("sell bags", "bags", "money", "v*n", dict(n=range(2, 16)), "dollars",
         ("Money is the number sold times the price of one.",),
         ("{a} sells every bag for {n} dollars.", "{b} pays {a} {n} dollars a bag and takes them all.",
@@ -174,31 +204,35 @@ KINDS = [Kind(*entry) for entry in (
         ("What goes out is subtracted.",),
         ("{a} spends {n} dollars on a hat.", "Paint had cost {a} {n} dollars.", "{a} pays {n} dollars back to {b}.",
          "Of this, {n} dollars go to a school.")),
-    ("need", "money", "end", "n-v", dict(n=range(20, 500)), "dollars",
+    ("need", "money", "end", "n-v", dict(n=range(20, 400)), "dollars",
         ("What is missing is the price minus what is there.",),
         ("A bicycle costs {n} dollars. How many dollars does {a} still need?",
-         "{a} is saving for a tent of {n} dollars. How many dollars are missing?")),
+         "{a} is saving for a tent of {n} dollars. How many dollars are missing?",
+         "{a} wants a guitar for {n} dollars. How much is still to be earned, in dollars?")),
 )]
 ASKED = {  # for the kinds that bring no question of their own
-    "things": ("How many {x} does {a} have {now}?", "What number of {x} does {a} have {now}?",
-               "Can you tell how many {x} {a} has {now}?", "How many {x} are {a}'s {now}?"),
+    "things": ("How many {x} does {a} have {now}?", "What number of {x} does {a} have {now}?", "How many {x} are {a}'s {now}?",
+               "Can you tell how many {x} {a} has {now}?", "How many {x} has {a} got {now}?", "{a} counts the {x}: how many {now}?"),
     "people": ("How many {x} does {b} have?", "What number of {x} does {b} have?", "Can you tell how many {x} {b} has?",
-               "How large is {b}'s pile of {x}?", "How many {x} are {b}'s?"),
+               "How large is {b}'s pile of {x}?", "How many {x} are {b}'s?", "How many {x} can {b} count?",
+               "{b} wants to know: how many {x} are mine?", "How many {x} are there on {b}'s side?"),
     "money": ("How many dollars does {a} have {now}?", "How much money is that {now}, in dollars?",
               "How many dollars are there {now}?", "What amount of dollars does {a} have {now}?"),
     "bags": ("How many bags are there {now}?", "How many bags does {a} have {now}?", "What number of bags is that?"),
 }
 NOW = ("now", "in the end", "at last", "after all this", "by then", "when it is over")
-ASIDES = ("{d} has {n} {y}.", "{c} is {n} years old.", "It is {n} degrees outside.", "The bus came {n} minutes late.",
-          "{a} lives at number {n}.", "{d} also counted {n} {y}.", "There are {n} {y} on the floor.", "{c} watched for {n} minutes.")
+ASIDES = ("{d} brings {n} {y} along.", "{c} is {n} years old.", "It is {n} degrees outside.", "The bus came {n} minutes late.",
+          "{a} lives at number {n}.", "{d} also counted {n} {y}.", "There are {n} {y} on the floor.", "{c} watched for {n} minutes.",
+          "A radio played {n} songs.", "{d} is saving {n} {y}.", "The shop is {n} steps away.", "{c} has read {n} pages today.",
+          "It happened {n} days ago.", "The room has {n} lamps.")
 NAMES = ("Ann Ben Cara Dan Ella Finn Gina Hugo Ida Jack Kim Leo Mia Noah Olga Paul Rosa Sam Tina Uma Vera Will Zoe Amir Bina Chen "
          "Diego Emma Farid Grace Hana Ivan Jada Karl Lena Milo Nina Omar Priya Quinn Rita Sven Tara Umar Vito Wendy Yuki Zara").split()
 THINGS = ("marbles stickers pens books coins shells cards apples stamps buttons beads cookies pencils ribbons balloons candles "
           "cups plates toys keys stones rings photos lemons pears nuts tickets badges kites spoons").split()
 
 
-def compute(steps, **letters):
-    """The worked lines and the result of a kind's arithmetic, or None if it leaves the whole numbers from 1 to 600.
+def compute(steps, largest=200, **letters):
+    """The worked lines and the result of a kind's arithmetic, or None if it leaves the whole numbers from 1 to `largest`.
 
     >>> compute("v/n v-_", v=60, n=3)
     (['60/3=20', '60-20=40'], 40)
@@ -210,42 +244,47 @@ def compute(steps, **letters):
         if sign == "/" and a % b:
             return None
         result = {"+": a + b, "-": a - b, "*": a * b, "/": a // b}[sign]
-        if not 1 <= result <= 600:
+        if result < 1 or max(a, b, result) > largest:
             return None
         lines.append(f"{a}{sign}{b}={result}")
     return lines, result
 
 
-def story(rng, length):
+def story(rng, length, wide=False):
     """One problem of `length` worked lines as a row, or None where the dice led nowhere. Beside the authors' keys the row
-    has `kinds` and `numbers`, what it was made of."""
+    has `kinds` and `numbers`, what it was made of. In the wide world numbers go up to 400, in the other one up to 200, and
+    half of the comparisons are told backwards."""
     (a, c, d, *others), (x, y) = rng.sample(NAMES, 4 + length), rng.sample(THINGS, 2)
     state, u, v, b = "start", 0, 0, None
     told, rules, lines, kinds, numbers = [], [], [], [], []
-    while len(lines) < length and state != "end":
-        kind = rng.choice([k for k in KINDS if k.takes == state or (k.takes == "things" and state == "people")])
+    loose = 0  # what is told from here on is true in any order
+    while state != "end" and len(lines) < length:
+        left = length - len(lines)
+        fitting = [k for k in KINDS if (k.takes == state or (k.takes == "things" and state == "people"))
+                   and (len(k.rules) == left if k.gives == "end" else len(k.rules) <= left)]
+        ends = [k for k in fitting if k.gives == "end"]
+        kind = rng.choice(ends if ends and rng.random() < 0.4 else fitting)
         if kind.takes != "people":  # the kinds that take two people ask about the two compared last
             if state == "people":
                 a = b
             b = others.pop()
         drawn = {letter: rng.choice(some) for letter, some in kind.draw.items()}
-        made = compute(kind.steps, **{"n": 0} | drawn, u=u, v=v, hi=max(u, v), lo=min(u, v))
+        made = compute(kind.steps, 400 if wide else 200, **{"n": 0} | drawn, u=u, v=v, hi=max(u, v), lo=min(u, v))
         if made is None:
             return None
         text = rng.choice(kind.told)
         text = text.format(a=a, b=b, x=x, **drawn, f=rng.choice(IN_WORDS[drawn["n"]]) if "{f}" in text else "")
-        told += re.findall(r"\S.*?[.?]", text[0].upper() + text[1:])
+        told.append(text[0].upper() + text[1:])
+        if kind.takes != "start" and kind.gives not in ("people", "end"):
+            loose = len(told)
         state, u, v = kind.gives, v, made[1]
-        lines += [f"{line} {kind.unit.format(x=x)}" for line in made[0]]
+        lines += [f"{line} {unit}" for line, unit in zip(made[0], kind.unit.format(x=x).split())]
         rules += kind.rules
         kinds.append(kind.name)
         numbers += drawn.values()
-    if len(lines) != length:
-        return None
     question = told.pop() if state == "end" else rng.choice(ASKED[state]).format(a=a, b=b, x=x, now=rng.choice(NOW))
-    only_compared = all(k.gives in ("people", "end") for k in KINDS if k.name in kinds[1:])
-    if only_compared and state != "things" and len(told) > 1 and rng.random() < 0.4:
-        told.reverse()  # comparisons are true in any order; told backwards, the first thing said is the last to be computed
+    if wide and len(told) > loose and rng.random() < 0.5:
+        told[loose:] = reversed(told[loose:])  # comparisons told backwards: what is said first is computed last
     if rng.random() < 0.4:
         told.insert(rng.randrange(len(told) + 1), rng.choice(ASIDES).format(a=a, c=c, d=d, y=y, n=rng.choice(MANY)))
     return dict(question=" ".join([*told, question]), rationale="\n".join(lines), knowledge=rules, answer=str(v),
@@ -277,31 +316,33 @@ HEADS = {
     "question": ("Problem: {}", "Exercise.\n{}", "{}", "Story: {}", "A reader asks: {}", "Task no. 7\n{}"),
     "rules": ("Rules:\n{}", "What to know:\n{}", "Plan:\n{}", "Remember:\n{}", "It helps to know this.\n{}"),
     "lines": ("Working:\n{}", "Steps:\n{}", "Solution:\n{}", "Let us calculate.\n{}", "It goes like this:\n{}"),
-    "answer": ("Result: {}", "So the answer is {}.", "Result --> {}", "Answer = {}", "That makes {} END"),
+    "answer": ("Result: {}", "So the answer is {}.", "Answer = {}", "That makes {} END", "--> {}", "--> {}"),
 }
 # What a document consists of, in order; what occurs more often here is drawn more often. both: each rule with its line.
-ORDERS = (["question", "lines", "answer"],) * 4 + (["question", "rules"],) * 2 + (["question", "rules", "lines", "answer"],) * 4 + (
-    ["rules", "question", "lines", "answer"], ["question", "both", "answer"], ["question", "both", "answer"], ["question", "answer"])
+ORDERS = (["question", "lines", "answer"],) * 3 + (["question", "rules"],) * 2 + (["question", "rules", "lines", "answer"],) * 5 + (
+    ["rules", "question", "lines", "answer"], ["question", "both", "answer"], ["question", "both", "answer"])
 # The words of the role prompts, in no order: the base must have met them, but not the prompts.
 TALK = ("Please output the final answer step by reason based on given MATH question and knowledge needed to solve this "
         "Question: Knowledge: Rationale:").split()
 
 
-def document(rng):
-    """One text for the base to read."""
+def document(rng, wide=False):
+    """One text for the base to read, of the wide world or the one that the questions are about."""
     bullet, stop = rng.choice(("", "- ", "* ", "{}) ", "{}. ")), rng.choice(("\n", "\n", "\n", "\n\n", "; "))
 
     def listed(items):
         return stop.join(bullet.format(i) + item for i, item in enumerate(items, 1))
 
-    if (dice := rng.random()) < 0.2:  # a page of bare arithmetic, now and then with the arrow that the roles' answers begin with
-        signs = {"+": MANY, "-": MANY, "*": SMALL, "/": FEW}
-        made = [compute(f"v{sign}n", v=rng.randrange(1, rng.choice((20, 100, 400))), n=rng.choice(signs[sign]))
-                for sign in rng.choices("+-*/", k=16)]
-        return listed([lines[0].replace("=", " --> ") if dice < 0.03 else lines[0] for lines, _ in filter(None, made)])
-    length, row = rng.randrange(1, 6), None
+    if rng.random() < 0.25:  # a page of bare arithmetic
+        made, top = [], rng.choice((20, 100, 400 if wide else 200))
+        for sign in rng.choices("+-*/", (2, 3, 2, 3), k=16):
+            a, n = rng.randrange(1, top), rng.randrange(2, 16 if sign in "*/" else top)
+            v = {"-": a + n, "/": a * n}.get(sign, a)  # made from the result, or few divisions would come out even
+            made.append(compute(f"v{sign}n", 400 if wide else 200, v=v, n=n))
+        return listed([lines[0] for lines, _ in filter(None, made)])
+    length, row = rng.randrange(1, 7), None
     while row is None or split_of(row) != "train":
-        row = story(rng, length)
+        row = story(rng, length, wide)
     lines = row["rationale"].split("\n")
     parts = dict(question=row["question"], rules=listed(row["knowledge"]), lines=listed(lines), answer=row["answer"],
                  both=listed([f"{rule} {line}" for rule, line in zip(row["knowledge"], lines)]))

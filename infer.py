@@ -8,6 +8,7 @@ The engine knows nothing of votes: a conversation (see lorid.py) asks for texts,
 text; a row that is done takes the next text that somebody waits for, of whatever role.
 """
 import argparse
+import io
 import json
 import math
 import random
@@ -16,6 +17,7 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 from datetime import date
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -53,8 +55,9 @@ PROMPT_BUDGET = 8192  # most tokens, padding included, of the prompts that are r
 
 @dataclass
 class Text:
-    """A text somebody asked for: whose, which of the texts asked for together, by which role, and how far it is."""
+    """A text somebody asked for: whose, which of all it asked for, which of those asked for together, of which role; how far it is."""
     owner: int
+    number: int
     place: int
     role: str
     prompt: list[int]
@@ -66,9 +69,8 @@ class Text:
 class Outcome:
     """How a conversation ended, and what it took."""
     verdict: lorid.Verdict | None = None
-    texts: int = 0
-    tokens: int = 0  # new ones, end tokens included
-    cut: int = 0     # texts that ended by length, not by an end token
+    tokens: list[int] = field(default_factory=list)  # of each text, in the order asked for: new ones, end tokens included
+    cut: list[bool] = field(default_factory=list)    # of each text: whether it ended by length, not by an end token
 
 
 class Engine:
@@ -108,15 +110,17 @@ class Engine:
                 progress(done)
                 return
             replies[owner] = [None] * len(requests)
+            outcome = outcomes[owner]
             for place, (role, prompt) in enumerate(requests):
                 # Seeded by question and text, not by row or step: results do not depend on what else is being written.
-                dice = random.Random(f"{self.seed} {owner} {outcomes[owner].texts}")
-                outcomes[owner].texts += 1
-                waiting.append(Text(owner, place, role, self.tokenizer.prompt_ids(prompt), dice))
+                dice = random.Random(f"{self.seed} {owner} {len(outcome.tokens)}")
+                waiting.append(Text(owner, len(outcome.tokens), place, role, self.tokenizer.prompt_ids(prompt), dice))
+                outcome.tokens.append(0)
+                outcome.cut.append(False)
 
         def finish(text, cut):
             outcome, reply = outcomes[text.owner], replies[text.owner]
-            outcome.tokens, outcome.cut = outcome.tokens + len(text.said), outcome.cut + cut
+            outcome.tokens[text.number], outcome.cut[text.number] = len(text.said), cut
             said = self.tokenizer.decode(text.said if cut else text.said[:-1])  # without the end token
             reply[text.place] = said.rpartition("\n")[0] if cut else said  # half a line may hold half a number
             if None not in reply:
@@ -196,45 +200,94 @@ def wilson(right, n, z=1.96):
     return max(0.0, (middle - half) / (1 + zz)), min(1.0, (middle + half) / (1 + zz))
 
 
-METHODS = {  # name -> (the conversation about a question, whether it samples)
-    "IR alone, greedy": (lambda question, rounds: lorid.system1(question), False),
-    "KG -> DR alone, greedy": (lambda question, rounds: lorid.system2(question), False),
-    "LoRID": (lorid.vote, True),
-}
+def summary(method, rows, outcomes, strict=False, seconds=None):
+    """What a method did with the questions of the rows, as a line of the table; all but `cut` and `seconds` per question."""
+    n, right = len(rows), [o.verdict.right(row["answer"], strict) for o, row in zip(outcomes, rows, strict=True)]
+    low, high = wilson(sum(right), n)
+    line = dict(method=method, accuracy=sum(right) / n, low=low, high=high, rounds=sum(len(o.verdict.rounds) for o in outcomes) / n,
+                texts=sum(len(o.tokens) for o in outcomes) / n, tokens=sum(sum(o.tokens) for o in outcomes) / n)
+    if method.startswith("LoRID"):
+        sure = [r for r, o in zip(right, outcomes) if o.verdict.agreed]
+        line |= dict(agreed=len(sure) / n, sure=sum(sure) / len(sure) if sure else None)
+    return line | dict(cut=sum(map(sum, (o.cut for o in outcomes))), seconds=seconds)
+
+
+def measure(engine, method, rows, conversation, args, temperature=0.0):
+    """Hold a conversation about each row: (outcomes, their line of the table)."""
+
+    def progress(done):
+        if sys.stderr.isatty():
+            print(f"\r{method}: {done}/{len(rows)} questions", end="\n" if done == len(rows) else "", file=sys.stderr)
+
+    engine.sampling, start = (temperature, args.top_k, args.top_p), time.time()
+    outcomes = engine.run(map(conversation, rows), progress)
+    return outcomes, summary(method, rows, outcomes, args.strict and temperature > 0, time.time() - start)
 
 
 def evaluate(engine, rows, args):
-    """One line of the table per method, as dicts."""
-    lines = []
-    for name, (conversation, samples) in METHODS.items():
-        engine.sampling = (args.temperature if samples else 0.0, args.top_k, args.top_p)
-        start = time.time()
+    """Either system alone and the vote: an (outcomes, line) of each."""
+    return (measure(engine, "IR alone, greedy", rows, lambda row: lorid.system1(row["question"]), args),
+            measure(engine, "KG -> DR alone, greedy", rows, lambda row: lorid.system2(row["question"]), args),
+            measure(engine, "LoRID", rows, lambda row: lorid.vote(row["question"], args.rounds), args, args.temperature))
 
-        def progress(done):
-            if sys.stderr.isatty():
-                print(f"\r{name}: {done}/{len(rows)} questions", end="\n" if done == len(rows) else "", file=sys.stderr)
 
-        outcomes = engine.run((conversation(row["question"], args.rounds) for row in rows), progress)
-        right = sum(o.verdict.right(row["answer"], args.strict and samples) for o, row in zip(outcomes, rows))
-        low, high = wilson(right, len(rows))
-        line = dict(method=name, accuracy=right / len(rows), low=low, high=high)
-        line["rounds"] = sum(len(o.verdict.rounds) for o in outcomes) / len(rows)
-        line["texts"] = sum(o.texts for o in outcomes) / len(rows)
-        line["tokens"] = sum(o.tokens for o in outcomes) / len(rows)
-        line["agreed"] = sum(bool(o.verdict.agreed) for o in outcomes) / len(rows) if samples else None
-        line["cut"], line["seconds"] = sum(o.cut for o in outcomes), time.time() - start
-        lines.append(line)
-    return lines
+def study(engine, rows, args):
+    """What else could explain the result? The Deep Reasoner without knowledge and with the teacher's; as many texts as LoRID's, all from the
+    Intuitive Reasoner; fewer rounds. Returns (lines, curves): a curve is a list of lines, by rounds or by texts."""
+    (_, system1), (_, system2), (votes, vote) = evaluate(engine, rows, args)
+    _, blind = measure(engine, "DR without knowledge, greedy", rows, lambda row: lorid.system2(row["question"], ""), args)
+    told = []
+    if all(row["knowledge"] for row in rows):
+        told = [measure(engine, "DR with the teacher's knowledge, greedy", rows,
+                        lambda row: lorid.system2(row["question"], "\n".join(row["knowledge"])), args)[1]]
+    k = math.ceil(max(vote["texts"], vote["tokens"] / system1["tokens"]))  # at least LoRID's texts, and about its tokens
+    many, _ = measure(engine, "self-consistency", rows, lambda row: lorid.self_consistency(row["question"], k), args, args.temperature)
+
+    def first(outcome, conversation):
+        """The outcome, had it been this shorter conversation: its texts would have been the same ones, only fewer."""
+        verdict = lorid.replay(conversation, (text for round in outcome.verdict.rounds for text in round if text is not None))
+        texts = sum(text is not None for round in verdict.rounds for text in round)
+        return Outcome(verdict, outcome.tokens[:texts], outcome.cut[:texts])
+
+    curves = {
+        "LoRID": [summary(f"LoRID, {r} round{'s' * (r > 1)}", rows, [first(o, lorid.vote(row["question"], r)) for row, o in zip(rows, votes)], args.strict)
+                  for r in range(1, args.rounds + 1)],
+        "self-consistency": [summary(f"self-consistency of {n}", rows, [first(o, lorid.self_consistency(row["question"], n)) for row, o in zip(rows, many)])
+                             for n in range(1, k + 1)]}
+    singles = [Outcome(lorid.replay(lorid.system1(row["question"]), [round.intuitive]), [tokens], [cut])
+               for row, o in zip(rows, many) for round, tokens, cut in zip(o.verdict.rounds, o.tokens, o.cut)]
+    mean = summary(f"IR alone, sampled: the mean of {k}", [row for row in rows for _ in range(k)], singles)
+    mean["low"], mean["high"] = wilson(mean["accuracy"] * len(rows), len(rows))  # k texts about a question are not k questions
+    shown = [line for r, line in enumerate(curves["LoRID"], 1) if r in (1, 2, 5, 10, 20, args.rounds)]
+    return [system1, mean, system2, blind, *told, curves["self-consistency"][-1], *shown], curves
 
 
 def table(lines):
-    """The lines as a Markdown table."""
-    text = ["| method | accuracy | 95% interval | rounds | texts | tokens | agreed | cut | seconds |", "|---" * 9 + "|"]
+    """The lines as a Markdown table; "sure" is the accuracy on the questions agreed upon."""
+    text = ["| method | accuracy | 95% interval | rounds | texts | tokens | agreed | sure | cut | seconds |", "|---" * 10 + "|"]
     for r in lines:
-        agreed = "-" if r["agreed"] is None else f"{r['agreed']:.0%}"
+        agreed, sure = ("-" if r.get(key) is None else f"{r[key]:.1%}" for key in ("agreed", "sure"))
+        seconds = "-" if r["seconds"] is None else f"{r['seconds']:.0f}"
         text.append(f"| {r['method']} | {r['accuracy']:.1%} | {r['low']:.1%} to {r['high']:.1%} | {r['rounds']:.2f} | {r['texts']:.2f} "
-                    f"| {r['tokens']:.0f} | {agreed} | {r['cut']} | {r['seconds']:.0f} |")
+                    f"| {r['tokens']:.0f} | {agreed} | {sure} | {r['cut']} | {seconds} |")
     return "\n".join(text)
+
+
+def plot(curves, path):
+    """Two pictures: accuracy against generated tokens, and how right the agreed answers are against how many are agreed upon."""
+    from matplotlib.figure import Figure  # for pictures only
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for name, marker in (("LoRID", "o"), ("self-consistency", "s")):
+        left.plot([line["tokens"] for line in curves[name]], [100 * line["accuracy"] for line in curves[name]], marker=marker, ms=3, label=name)
+    left.set(xlabel="generated tokens per question", ylabel="accuracy, %")
+    left.legend()
+    agreed = [line for line in curves["LoRID"] if line["agreed"]]
+    right.plot([100 * line["agreed"] for line in agreed], [100 * line["sure"] for line in agreed], marker="o", ms=3)
+    right.set(xlabel="questions agreed upon within 1, 2, 3, ... rounds, %", ylabel="accuracy on these, %")
+    image = io.BytesIO()
+    figure.savefig(image, format=Path(path).suffix[1:] or "png", dpi=150)
+    write_whole(path, [image.getvalue()])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -277,13 +330,13 @@ def ask(engine, question, rounds):
         print(f"No agreement in {n} rounds; most often given: {verdict.answer}")
     else:
         print(f"No agreement, and no answer at all in {n} rounds.")
-    if outcome.cut:
-        print(f"{outcome.cut} of the {outcome.texts} texts were cut short at {engine.max_new} tokens; --max-new gives them more room.")
+    if any(outcome.cut):
+        print(f"{sum(outcome.cut)} of the {len(outcome.cut)} texts were cut short at {engine.max_new} tokens; --max-new gives them more room.")
 
 
 def load(args):
     """The engine: the base, its tokenizer, and an adapter per role."""
-    folders = {role: Path(getattr(args, role) or Path("out") / Path(args.model).resolve().name / role) for role in lorid.ROLES}
+    folders = {role: Path(getattr(args, role) or Path(args.out) / Path(args.model).resolve().name / role) for role in lorid.ROLES}
     for role, folder in folders.items():
         if not folder.is_dir():
             other = f" --model {args.model}" if args.model != "tiny" else ""
@@ -301,7 +354,8 @@ def main():
     add("--ask", metavar="QUESTION", help="answer this one question and show the conversation")
     add("--model", default="tiny", help="the base, a Hugging Face model folder (default: tiny)")
     for role, (title, *_) in lorid.ROLES.items():
-        add(f"--{role}", metavar="DIR", help=f"the {title}'s adapter, a PEFT folder (default: out/<model>/{role})")
+        add(f"--{role}", metavar="DIR", help=f"the {title}'s adapter, a PEFT folder (default: OUT/<model>/{role})")
+    add("--out", default="out", help="where train.py --out has put the adapters (default: out)")
     add("--data", help="questions with answers, a JSONL file (default: held-out problems of the toy world)")
     add("--split", choices=("test", "valid"), default="test", help="which of the toy world's; settings are chosen on valid (default: test)")
     add("--limit", type=data.positive, default=500, help="how many questions at most (default: 500)")
@@ -313,10 +367,16 @@ def main():
     add("--max-new", type=data.positive, default=256, help="most tokens of one text (default: 256)")
     add("--rows", type=data.positive, default=64, help="texts written at the same time; fewer need less memory (default: 64)")
     add("--seed", type=int, default=0, help="seed of the sampling (default: 0)")
+    add("--study", action="store_true", help="a longer table: the Deep Reasoner without knowledge and with the teacher's, self-consistency, fewer rounds")
     add("--json", metavar="FILE", help="write the table and its settings to this file, too")
+    add("--plot", metavar="FILE", help="with --study: draw accuracy against tokens, and agreement against accuracy (needs matplotlib)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps, which nobody has tested yet (default: auto: cuda, else cpu)")
     add("--dtype", choices=("float32", "bfloat16"), help="of the base (default: bfloat16 where that is fast, else float32)")
     args = parser.parse_args()
+    if args.plot and not args.study:
+        parser.error("--plot draws what --study measures; give both.")
+    if args.plot and not find_spec("matplotlib"):
+        parser.error("--plot needs matplotlib; pip install matplotlib.")
     if args.ask is not None:
         args.rows = 2  # ir and kg write side by side, then dr
         return ask(load(args), args.ask, args.rounds)
@@ -326,14 +386,16 @@ def main():
         if row["answer"] is None:
             raise ValueError(f"{row['where']}: no \"answer\" to compare with.")
     engine = load(args)
-    lines = evaluate(engine, rows, args)
+    lines, curves = study(engine, rows, args) if args.study else ([line for _, line in evaluate(engine, rows, args)], {})
     about = dict(questions=len(rows), data=args.data or f"toy world ({args.split})", model=args.model, dtype=str(engine.model.dtype)[6:],
                  device=str(engine.model.device), threads=torch.get_num_threads(), date=str(date.today()),
                  **{key: getattr(args, key) for key in ("rounds", "strict", "temperature", "top_k", "top_p", "max_new", "seed")})
     print(table(lines))
     print(", ".join(f"{key.replace('_', '-')} {value}" for key, value in about.items()))
     if args.json:
-        write_whole(args.json, [json.dumps(dict(about=about, methods=lines), indent=1).encode()])
+        write_whole(args.json, [json.dumps(dict(about=about, methods=lines, curves=curves)).encode()])
+    if args.plot:
+        plot(curves, args.plot)
 
 
 if __name__ == "__main__":

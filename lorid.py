@@ -163,11 +163,31 @@ def system1(question):
     return Verdict(extract_answer(solution), rounds=[Round(solution, None, None)])
 
 
-def system2(question):
-    """Knowledge Generator, then Deep Reasoner, each asked once."""
-    [knowledge] = yield [("kg", prompt("kg", question))]
+def system2(question, knowledge=None):
+    """Knowledge Generator, then Deep Reasoner, each asked once; only the Deep Reasoner where the knowledge is given."""
+    if knowledge is None:
+        [knowledge] = yield [("kg", prompt("kg", question))]
     [solution] = yield [("dr", prompt("dr", question, knowledge))]
     return Verdict(extract_answer(solution), rounds=[Round(None, knowledge, solution)])
+
+
+def self_consistency(question, k):
+    """What LoRID has to beat: the most frequent answer of k texts of the Intuitive Reasoner alone (arXiv 2203.11171)."""
+    texts = yield [("ir", prompt("ir", question))] * k
+    answers = [answer for answer in map(extract_answer, texts) if answer is not None]
+    given = Counter(map(canonical, answers))
+    return Verdict(max(answers, key=lambda a: given[canonical(a)], default=None), rounds=[Round(text, None, None) for text in texts])
+
+
+def replay(conversation, texts):
+    """The verdict of a conversation that is sent these texts, in the order in which it asks for them."""
+    texts = iter(texts)
+    requests = next(conversation)  # runs it up to its first yield
+    try:
+        while True:
+            requests = conversation.send([next(texts) for _ in requests])
+    except StopIteration as end:  # a generator's return value arrives in this exception
+        return end.value
 
 
 def transcript(number, round):
@@ -181,16 +201,10 @@ def transcript(number, round):
 
 def main():
     argparse.ArgumentParser(description="Plays a vote of two rounds, every text of it written in this file.").parse_args()
-    texts = {"ir": iter(["48+24 = 72\n--> 72 END", "48/2 = 24\n--> 24 END"]),
-             "kg": iter(["Half of a number is the number divided by 2.", "Half of a number is the number divided by 2.\nA total is a sum."]),
-             "dr": iter(["48/2 = 24\n--> 24 END", "48/2 = 24\n48+24 = 72\n--> 72 END"])}
-    conversation = vote("Natalia sold 48 clips in April and half as many in May. How many did she sell in both months?")
-    requests = next(conversation)  # runs it up to its first yield
-    try:
-        while True:
-            requests = conversation.send([next(texts[role]) for role, _ in requests])
-    except StopIteration as end:  # a generator's return value arrives in this exception
-        verdict = end.value
+    half, whole = "48/2 = 24\n--> 24 END", "48/2 = 24\n48+24 = 72\n--> 72 END"
+    rule, rules = "Half of a number is the number divided by 2.", "Half of a number is the number divided by 2.\nA total is a sum."
+    question = "Natalia sold 48 clips in April and half as many in May. How many did she sell in both months?"
+    verdict = replay(vote(question), ["48+24 = 72\n--> 72 END", rule, half, half, rules, whole])
     for number, round in enumerate(verdict.rounds, 1):
         print(transcript(number, round))
     print(f"Given by both: {', '.join(verdict.agreed)}. Accepted: {verdict.answer}.")

@@ -14,8 +14,8 @@ import random
 import sys
 import time
 from collections import Counter
+from itertools import chain, pairwise
 from itertools import count as count_from
-from itertools import pairwise
 from pathlib import Path
 
 import regex
@@ -112,7 +112,8 @@ def shuffled(examples, size, seed):
 # One role
 
 
-def train_role(role, args):
+def train_role(role, rows, args):
+    """Train and save one role's adapter; rows as from `rows_of`."""
     start = time.time()
     device = pick_device(args.device)
     model = load_model(args.model, device, args.dtype and getattr(torch, args.dtype))
@@ -127,7 +128,7 @@ def train_role(role, args):
     print(f"  adapter    {trainable:,} trainable parameters in float32 (rank {args.rank}, alpha {args.alpha:g}, on {args.targets})", flush=True)
 
     limit = model.config.max_position_embeddings
-    train, valid = ([data.render(row, role, tokenizer) for row in rows] for rows in rows_of(args))
+    train, valid = ([data.render(row, role, tokenizer) for row in some] for some in rows)
     long = sum(len(ids) > limit for ids, _ in train + valid)
     train, valid = ([(ids, mask) for ids, mask in examples if len(ids) <= limit] for examples in (train, valid))
     if not train or not valid:
@@ -215,7 +216,7 @@ def train_base(args):
     """Pretrain the built-in base and write it as a Hugging Face folder."""
     folder, device = Path(args.out), pick_device(args.device)
     rng = random.Random(args.seed)
-    tokens, merges = train_bpe((data.document(rng) for _ in range(4000)), 1023)
+    tokens, merges = train_bpe((data.document(rng, wide=True) for _ in range(4000)), 1023)
     write_whole(folder / "tokenizer.json", [json.dumps(tokenizer_json(tokens, merges), ensure_ascii=False).encode()])
     config = dict(architectures=["LlamaForCausalLM"], model_type="llama", vocab_size=1024, hidden_size=192, intermediate_size=384,
                   num_hidden_layers=6, num_attention_heads=4, num_key_value_heads=2, head_dim=48, rms_norm_eps=1e-5,
@@ -234,10 +235,11 @@ def train_base(args):
 
     def batches():
         for step in count_from():
-            if step % 1000 == 999:  # a run that is cut short leaves a base that can be used
+            if step % 500 == 499:  # a run that is cut short leaves a base that can be used
                 save()
-            documents = [tokenizer.encode(data.document(rng)) + tokenizer.eos_ids for _ in range(args.batch)]
-            yield [(ids, [1] * len(ids)) for ids in documents]
+            wide = step < args.steps // 2  # first much of everything, then what the questions are about
+            documents = [tokenizer.encode(data.document(rng, wide)) + tokenizer.eos_ids for _ in range(args.batch)]
+            yield [(ids, [1] * len(ids)) for ids in documents if len(ids) > 1]  # once in a while, a page has no sum on it
 
     print(f"base: {sum(p.numel() for p in model.parameters()):,} parameters, {args.steps} steps of {args.batch} documents on {device}, "
           f"to {folder}/", flush=True)
@@ -252,7 +254,7 @@ def main():
         epilog=__doc__.split("\n\n")[1])
     add = parser.add_argument
     add("--role", choices=[*lorid.ROLES, "base"], help="one role (default: ir, kg and dr, one after the other); base pretrains a base like "
-        "tiny/ in models/base/, with other defaults (2200 steps of 48 documents, learning rate 3e-3), and takes no adapter's flags")
+        "tiny/ in models/base/, with other defaults (4000 steps of 48 documents, learning rate 3e-3), and takes no adapter's flags")
     add("--model", default="tiny", help="the base, a Hugging Face model folder (default: tiny)")
     add("--data", help="training rows, a JSONL file with question, rationale, knowledge, answer (default: the toy world)")
     add("--examples", type=data.positive, default=4000, help="how many toy problems to learn from (default: 4000)")
@@ -264,7 +266,7 @@ def main():
     add("--epochs", type=float, default=1, help="passes over the rows (default: 1)")
     add("--steps", type=data.positive, help="optimizer steps (default: as many as the epochs need)")
     add("--batch", type=data.positive, default=32, help="examples per step (default: 32)")
-    add("--budget", type=data.positive, default=8192, help="most tokens in one pass; a step is split to fit, its gradient is the same; large models want less (default: 8192)")
+    add("--budget", type=data.positive, default=4096, help="most tokens in one pass; a step is split to fit, its gradient is the same; large models want less (default: 4096)")
     add("--lr", type=float, default=2e-3, help="peak learning rate; real models want 1e-4 to 5e-4 (default: 2e-3, for the toy base)")
     add("--warmup", type=float, default=0.03, help="share of the steps in which the learning rate rises (default: 0.03)")
     add("--weight-decay", type=float, default=0.0, help="AdamW's weight decay (default: 0)")
@@ -274,15 +276,15 @@ def main():
     add("--dtype", choices=("float32", "bfloat16"), help="of the frozen base (default: bfloat16 where that is fast, else float32)")
     args = parser.parse_args()
     if args.role == "base":  # read the flags again with pretraining's defaults; those given still count
-        parser.set_defaults(out="models/base", steps=2200, batch=48, budget=2048, lr=3e-3)
+        parser.set_defaults(out="models/base", steps=4000, batch=48, budget=2048, lr=3e-3)
         train_base(parser.parse_args())
     else:
-        roles = [args.role] if args.role else list(lorid.ROLES)
-        for row in data.read_rows(args.data) if args.data else ():
+        roles, rows = [args.role] if args.role else list(lorid.ROLES), rows_of(args)
+        for row in chain(*rows):
             for role in roles:  # all rows for all roles, before minutes go into the first
                 data.check(row, role)
         for role in roles:
-            train_role(role, args)
+            train_role(role, rows, args)
 
 
 if __name__ == "__main__":

@@ -78,13 +78,13 @@ def test_greedy_engine_equals_the_naive_loop(folder, rows):
     logs = [[] for _ in range(7)]
     outcomes = engine_of(folder, rows=rows, max_new=12).run(scripted(q, log) for q, log in zip(questions(7), logs))
     for log, outcome in zip(logs, outcomes):
-        assert len(log) == outcome.texts == 5
+        assert len(log) == len(outcome.tokens) == 5
         lengths = 0
         for (role, prompt), text in log:
             said, length = naive(folder, role, prompt, 12)
             assert text == said
             lengths += length
-        assert outcome.tokens == lengths
+        assert sum(outcome.tokens) == lengths
 
 
 def test_end_tokens_end_a_text_and_are_no_part_of_it(folder):
@@ -99,8 +99,8 @@ def test_end_tokens_end_a_text_and_are_no_part_of_it(folder):
             said, length = naive(folder, role, prompt, 15)
             assert text == said
             total += length
-    assert sum(o.tokens for o in outcomes) == total
-    cut = sum(o.cut for o in outcomes)
+    assert sum(sum(o.tokens) for o in outcomes) == total
+    cut = sum(sum(o.cut) for o in outcomes)
     assert 0 < cut < 30  # some ended, some were cut, or this test tests nothing
 
 
@@ -118,7 +118,7 @@ def test_a_prompt_without_room_is_an_empty_text_and_counted(folder):
         [text] = yield [("ir", "one two three " * 400)]
         return lorid.Verdict(text)
     [outcome] = engine_of(folder, rows=2, max_new=10).run([conversation()])
-    assert (outcome.verdict.answer, outcome.cut, outcome.tokens) == ("", 1, 0)
+    assert (outcome.verdict.answer, outcome.cut, outcome.tokens) == ("", [True], [0])
 
 
 def test_a_text_stops_at_the_last_position_of_the_model(folder):
@@ -133,7 +133,7 @@ def test_a_text_stops_at_the_last_position_of_the_model(folder):
         [text] = yield [("ir", words)]
         return lorid.Verdict(text)
     [outcome] = engine.run([conversation()])
-    assert (outcome.tokens, outcome.cut) == (7, 1)
+    assert (outcome.tokens, outcome.cut) == ([7], [True])
     assert outcome.verdict.answer == naive(folder, "ir", words, 50)[0]
 
 
@@ -145,7 +145,7 @@ def test_the_last_line_of_a_cut_text_is_dropped(folder):
     engine = engine_of(folder, rows=2, max_new=3)
     engine.tokenizer = Solver(folder)
     [outcome] = engine.run([lorid.system1("What is 48+24?")])
-    assert outcome.cut == 1 and outcome.verdict.answer is None and outcome.verdict.rounds[0].intuitive == "48+24=72"
+    assert outcome.cut == [True] and outcome.verdict.answer is None and outcome.verdict.rounds[0].intuitive == "48+24=72"
 
 
 def test_an_engine_sets_its_adapters_whoever_else_switched(folder):
@@ -248,3 +248,82 @@ def test_numbers_that_must_be_positive(flag, capsys, monkeypatch):
 def test_a_missing_adapter_names_the_command(folder, tmp_path):
     done = run("--model", str(folder), "--limit", "1", cwd=tmp_path)
     assert done.returncode == 2 and "python train.py --role ir" in done.stderr and done.stderr.count("\n") == 1
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The study
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory):
+    """Adapters of the built-in base after a few seconds of training: they often answer, and often disagree."""
+    out = tmp_path_factory.mktemp("out")
+    done = subprocess.run([sys.executable, str(ROOT / "train.py"), "--examples", "300", "--steps", "16", "--batch", "16", "--out", str(out)],
+                          capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_the_study_of_30_questions_is_consistent(taught, tmp_path):
+    """Run whole, against runs of its parts: a vote of r rounds that is cut out of a longer one is the vote of r rounds."""
+    pytest.importorskip("matplotlib")
+    common = ["--out", str(taught), "--limit", "30", "--temperature", "0.7", "--max-new", "60"]
+    done = run(*common, "--rounds", "6", "--study", "--json", str(tmp_path / "s.json"), "--plot", str(tmp_path / "s.png"))
+    assert done.returncode == 0, done.stderr
+    study = json.loads((tmp_path / "s.json").read_text())
+    assert infer.table(study["methods"]) in done.stdout and (tmp_path / "s.png").read_bytes()[:4] == b"\x89PNG"
+    assert_consistent(study, 30, 6)
+    lines = {line["method"]: line for line in study["methods"]}
+    k = len(study["curves"]["self-consistency"])
+    assert list(lines) == ["IR alone, greedy", f"IR alone, sampled: the mean of {k}", "KG -> DR alone, greedy", "DR without knowledge, greedy",
+                           "DR with the teacher's knowledge, greedy", f"self-consistency of {k}",
+                           "LoRID, 1 round", "LoRID, 2 rounds", "LoRID, 5 rounds", "LoRID, 6 rounds"]
+    done = run(*common, "--rounds", "2", "--json", str(tmp_path / "two.json"))
+    assert done.returncode == 0, done.stderr
+    *single, two = json.loads((tmp_path / "two.json").read_text())["methods"]
+    for line, same in zip((*single, two), ("IR alone, greedy", "KG -> DR alone, greedy", "LoRID, 2 rounds"), strict=True):
+        for key in ("accuracy", "rounds", "texts", "tokens", "agreed", "sure", "cut"):
+            assert line.get(key) == lines[same].get(key), (same, key)
+    assert two["agreed"] < lines["LoRID, 6 rounds"]["agreed"]  # some agree later, or this test tests nothing
+
+
+def assert_consistent(study, questions, rounds):
+    """What must hold between the figures of one study, whatever they are."""
+    assert study["about"]["questions"] == questions and study["about"]["rounds"] == rounds
+    lorid_curve, alone = study["curves"]["LoRID"], study["curves"]["self-consistency"]
+    assert len(lorid_curve) == rounds
+    for line in (*study["methods"], *lorid_curve, *alone):
+        assert 0 <= line["low"] <= line["accuracy"] <= line["high"] <= 1 and line["tokens"] >= line["texts"]
+        for end in (line["low"], line["high"]):  # the score equation, as above
+            assert (line["accuracy"] - end) ** 2 == pytest.approx(1.96**2 * end * (1 - end) / questions, abs=1e-9)
+        if "mean" not in line["method"]:
+            assert line["accuracy"] * questions == pytest.approx(round(line["accuracy"] * questions))
+    for line in lorid_curve:
+        assert line["texts"] == pytest.approx(3 * line["rounds"])
+        # right answers come from questions agreed upon, or from a majority on the others
+        assert (line["sure"] or 0) * line["agreed"] <= line["accuracy"] + 1e-9 <= (line["sure"] or 0) * line["agreed"] + 1 - line["agreed"] + 2e-9
+    for before, after in zip(lorid_curve, lorid_curve[1:]):
+        assert before["agreed"] <= after["agreed"] and before["rounds"] <= after["rounds"] and before["tokens"] <= after["tokens"]
+        assert after["rounds"] - before["rounds"] == pytest.approx(1 - before["agreed"])  # one round more for those who had not agreed
+    assert [line["texts"] for line in alone] == list(range(1, len(alone) + 1))
+    assert alone[-1]["texts"] >= lorid_curve[-1]["texts"]  # self-consistency gets as many texts
+    mean = next(line for line in study["methods"] if "mean" in line["method"])
+    assert mean["tokens"] == pytest.approx(alone[-1]["tokens"] / len(alone))
+    assert study["methods"][-1] == lorid_curve[-1] and alone[-1] in study["methods"]
+
+
+def test_plot_wants_a_study(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["infer.py", "--plot", "a.png"])
+    with pytest.raises(SystemExit) as stop:
+        infer.main()
+    assert stop.value.code == 2 and "give both" in capsys.readouterr().err
+
+
+def test_without_matplotlib_plot_says_what_to_install(capsys, monkeypatch):
+    """Before anything is sampled, not after."""
+    monkeypatch.setattr(sys, "argv", ["infer.py", "--study", "--plot", "a.png"])
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setattr(infer, "load", lambda args: pytest.fail("began to work"))
+    with pytest.raises(SystemExit) as stop:
+        infer.main()
+    assert stop.value.code == 2 and "pip install matplotlib" in capsys.readouterr().err

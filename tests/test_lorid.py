@@ -340,6 +340,29 @@ def test_a_system_alone_is_asked_once():
     assert play(lorid.system1("Q"), "cut sho")[0].answer is None
 
 
+def test_a_deep_reasoner_with_given_knowledge_asks_no_generator():
+    for knowledge in ("Add {x}.", ""):
+        verdict, asked, _ = play(lorid.system2("Q", knowledge), solution(8))
+        assert (verdict.answer, asked) == ("8", [[("dr", lorid.prompt("dr", "Q", knowledge))]])
+
+
+@pytest.mark.parametrize("answers, majority", [("7 8 7", "7"), ("8 7 7.0 9", "7"), ("9 8 8 9", "9"), ("1", "1"), ("? ? 5 ?", "5"), ("? ?", None), ("0.5 2 1/2", "0.5")])
+def test_self_consistency_is_the_majority_of_k_intuitive_texts(answers, majority):
+    """Equal answers count together however they are written, texts without an answer do not count, and of equals the earlier wins."""
+    texts = ["mumble" if a == "?" else solution(a) for a in answers.split()]
+    verdict, asked, left = play(lorid.self_consistency("Q", len(texts)), *texts)
+    assert (verdict.answer, verdict.agreed, left) == (majority, [], 0)
+    assert asked == [[("ir", lorid.prompt("ir", "Q"))] * len(texts)] and [r.intuitive for r in verdict.rounds] == texts
+
+
+def test_a_replay_gives_the_verdict_of_the_conversation():
+    """Against the tests' own driver; a vote of fewer rounds takes the first of the same texts."""
+    texts = [text for pair in ((1, 2), (3, 4), (5, 1), (9, 9)) for ir, dr in [pair] for text in (solution(ir), f"rule {dr}", solution(dr))]
+    for most in (1, 2, 3, 20):
+        assert lorid.replay(lorid.vote("Q", most), texts) == play(lorid.vote("Q", most), *texts)[0]
+    assert lorid.replay(lorid.vote("Q"), texts).agreed == ["1"] and len(lorid.replay(lorid.vote("Q"), texts).rounds) == 3
+
+
 def test_a_transcript_shows_all_three_texts_and_both_answers():
     shown = lorid.transcript(3, Round("1+1=2\n--> 2 END", "Add.\nStop.", "mumble")).split("\n")
     assert shown == ["Round 3", "  Intuitive Reasoner:", "    1+1=2", "    --> 2 END", "  Knowledge Generator:", "    Add.", "    Stop.",

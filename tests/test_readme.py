@@ -1,4 +1,5 @@
 """README.md against the code: commands, files and counts that it names."""
+import json
 import re
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import pytest
 import data
 import infer
 from conftest import ROOT
+from test_infer import assert_consistent
 
 README = (ROOT / "README.md").read_text()
 COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.S) for line in block.strip().splitlines()]
@@ -61,11 +63,46 @@ def test_counts():
     assert f"a Llama of {sum(p.numel() for p in load_model(ROOT / 'tiny').parameters()):,} parameters" in README
 
 
-def test_the_table_is_of_the_form_that_infer_prints():
-    header = infer.table([]).splitlines()[0]
-    assert header in README
-    rows = README.split(header)[1].split("\n\n")[0].strip().splitlines()[1:]
-    assert [row.split("|")[1].strip() for row in rows] == list(infer.METHODS)
+def tables(header):
+    """The rows, as lists of cells, of each table in the README with this header."""
+    return [[[cell.strip() for cell in row.strip("|").split("|")] for row in part.split("\n\n")[0].strip().splitlines()[1:]]
+            for part in README.split(header)[1:]]
+
+
+def test_the_first_table_is_of_the_form_that_infer_prints():
+    first = tables(infer.table([]).splitlines()[0])[0]
+    assert [row[0] for row in first] == ["IR alone, greedy", "KG -> DR alone, greedy", "LoRID"] and {len(row) for row in first} == {10}
+
+
+STUDIES = {seed: json.loads((ROOT / "study" / f"{seed}.json").read_text()) for seed in (0, 1, 2)}
+
+
+@pytest.mark.parametrize("seed", STUDIES)
+def test_the_stored_studies_are_consistent(seed):
+    assert_consistent(STUDIES[seed], 500, 20)
+    about = STUDIES[seed]["about"]
+    assert about["seed"] == seed and about["data"] == "toy world (test)" and about["model"] == "tiny"
+    assert (ROOT / "study" / f"{seed}.png").read_bytes()[:4] == b"\x89PNG"
+    for key in ("temperature", "top_k", "top_p", "max_new"):  # what infer.py does when it is told nothing
+        flag = "--" + key.replace("_", "-")
+        assert re.search(rf"{flag} [A-Z_]+ .*?\(default: {re.escape(str(about[key]))}[),]", HELP), (key, about[key])
+
+
+HELP = " ".join(subprocess.run([sys.executable, "infer.py", "--help"], capture_output=True, text=True, cwd=ROOT).stdout.split())
+
+
+def test_the_readme_tells_the_studies_as_they_are_stored():
+    """The whole table of seed 0, and of each seed what the claim is about."""
+    assert infer.table(STUDIES[0]["methods"]) in README
+    told = {row[0]: row[1:] for row in tables("| seed |")[0]}
+    assert list(told) == ["0", "1", "2"]
+    for seed, study in STUDIES.items():
+        lines = {line["method"].split(",")[0] if "self" in line["method"] else line["method"]: line for line in study["methods"]}
+        ir, kgdr, gold, lorid = (lines[name]["accuracy"] for name in (
+            "IR alone, greedy", "KG -> DR alone, greedy", "DR with the teacher's knowledge, greedy", "LoRID, 20 rounds"))
+        alone = study["curves"]["self-consistency"]
+        assert told[str(seed)] == [*(f"{x:.1%}" for x in (ir, kgdr, gold)), f"{alone[-1]['accuracy']:.1%} (k = {len(alone)})",
+                                   f"{lorid:.1%}", f"{100 * (lorid - max(ir, kgdr)):+.1f}", f"{100 * (lorid - alone[-1]['accuracy']):+.1f}"]
 
 
 def test_toy_examples_are_real():

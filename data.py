@@ -252,8 +252,8 @@ def compute(steps, largest=200, **letters):
 
 def story(rng, length, wide=False):
     """One problem of `length` worked lines as a row, or None where the dice led nowhere. Beside the authors' keys the row
-    has `kinds` and `numbers`, what it was made of. In the wide world numbers go up to 400, in the other one up to 200, and
-    half of the comparisons are told backwards."""
+    has `kinds` and `numbers`, what it was made of. In the wide world, which only the base reads of, numbers go up to 400
+    instead of 200, and half of the comparisons are told backwards."""
     (a, c, d, *others), (x, y) = rng.sample(NAMES, 4 + length), rng.sample(THINGS, 2)
     state, u, v, b = "start", 0, 0, None
     told, rules, lines, kinds, numbers = [], [], [], [], []
@@ -263,7 +263,7 @@ def story(rng, length, wide=False):
         fitting = [k for k in KINDS if (k.takes == state or (k.takes == "things" and state == "people"))
                    and (len(k.rules) == left if k.gives == "end" else len(k.rules) <= left)]
         ends = [k for k in fitting if k.gives == "end"]
-        kind = rng.choice(ends if ends and rng.random() < 0.4 else fitting)
+        kind = rng.choice(ends if ends and rng.random() < 0.4 else fitting)  # ends fit on the last lines only: so that they are not rare
         if kind.takes != "people":  # the kinds that take two people ask about the two compared last
             if state == "people":
                 a = b
@@ -327,7 +327,8 @@ TALK = ("Please output the final answer step by reason based on given MATH quest
 
 
 def document(rng, wide=False):
-    """One text for the base to read, of the wide world or the one that the questions are about."""
+    """One text for the base to read, of the wide world or the one that the questions are about. Once in a while it is empty:
+    a page whose sums have all come out too large."""
     bullet, stop = rng.choice(("", "- ", "* ", "{}) ", "{}. ")), rng.choice(("\n", "\n", "\n", "\n\n", "; "))
 
     def listed(items):

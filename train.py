@@ -3,7 +3,7 @@
     python train.py                     all three roles on the built-in base and the toy world: minutes on a laptop
     python train.py --role ir           only the Intuitive Reasoner (or kg, or dr)
     python train.py --role kg --model models/smollm2 --data rows.jsonl --lr 2e-4      a real model, your rows
-    python train.py --role base         pretrain a base like the built-in one, from nothing: an hour or so of CPU
+    python train.py --role base         pretrain a base like the built-in one, from nothing: an hour or two of CPU
 
 An adapter goes to out/<model>/<role>/, a folder that peft and vLLM read too.
 """
@@ -239,7 +239,7 @@ def train_base(args):
                 save()
             wide = step < args.steps // 2  # first much of everything, then what the questions are about
             documents = [tokenizer.encode(data.document(rng, wide)) + tokenizer.eos_ids for _ in range(args.batch)]
-            yield [(ids, [1] * len(ids)) for ids in documents if len(ids) > 1]  # once in a while, a page has no sum on it
+            yield [(ids, [1] * len(ids)) for ids in documents if len(ids) > 1]
 
     print(f"base: {sum(p.numel() for p in model.parameters()):,} parameters, {args.steps} steps of {args.batch} documents on {device}, "
           f"to {folder}/", flush=True)

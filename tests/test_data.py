@@ -465,8 +465,9 @@ def test_the_base_reads_the_training_split_only(monkeypatch):
     for i in range(1500):
         heard.clear()
         document = data.document(rng, wide=i % 2)
-        told_rows += [row for row in heard if row and row["question"] in document]
-    assert len(told_rows) > 1000 and {data.split_of(row) for row in told_rows} == {"train"}
+        told_rows += [(i % 2, row) for row in heard if row and row["question"] in document]
+    assert len(told_rows) > 1000 and {data.split_of(row) for _, row in told_rows} == {"train"}
+    assert any(int(row["answer"]) > 200 for wide, row in told_rows if wide)  # of the wide world, where that is asked for
 
 
 def test_documents_are_true(documents):

@@ -94,7 +94,7 @@ HELP = " ".join(subprocess.run([sys.executable, "infer.py", "--help"], capture_o
 def test_the_readme_tells_the_studies_as_they_are_stored():
     """The whole table of seed 0, and of each seed what the claim is about."""
     assert infer.table(STUDIES[0]["methods"]) in README
-    told = {row[0]: row[1:] for row in tables("| seed |")[0]}
+    told = {row[0]: row[1:] for row in tables("| seed |")[0] if row[0].isdigit()}
     assert list(told) == [str(seed) for seed in STUDIES] and 0 in STUDIES
     for seed, study in STUDIES.items():
         lines = {line["method"].split(",")[0] if "self" in line["method"] else line["method"]: line for line in study["methods"]}
@@ -125,5 +125,5 @@ def test_no_machine_paths_and_no_strange_weights():
         assert path.suffix not in (".bin", ".pt", ".pth", ".gguf"), name
         if path.suffix == ".safetensors":
             assert name == "tiny/model.safetensors"
-        elif path.is_file():
+        elif path.is_file() and path.suffix != ".png":
             assert "/".join(["", "work", ""]) not in path.read_text(encoding="utf-8"), name

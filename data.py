@@ -65,6 +65,7 @@ def read_rows(path):
 #                       in asides {c} {d} other people, {y} other things
 
 Kind = namedtuple("Kind", "name takes gives steps draw unit rules told")
+LARGEST = (200, 400)  # number in a worked line, of this world and of the wide one, which only the base reads of
 SMALL, FEW, MANY, PARTS = range(2, 10), range(2, 13), range(3, 61), (2, 3, 4, 5, 10)
 IN_WORDS = {2: ("half", "50 percent"), 3: ("a third",), 4: ("a quarter", "25 percent"), 5: ("a fifth", "20 percent"),
             10: ("a tenth", "10 percent")}
@@ -231,7 +232,7 @@ THINGS = ("marbles stickers pens books coins shells cards apples stamps buttons 
           "cups plates toys keys stones rings photos lemons pears nuts tickets badges kites spoons").split()
 
 
-def compute(steps, largest=200, **letters):
+def compute(steps, largest=LARGEST[False], **letters):
     """The worked lines and the result of a kind's arithmetic, or None if it leaves the whole numbers from 1 to `largest`.
 
     >>> compute("v/n v-_", v=60, n=3)
@@ -252,8 +253,8 @@ def compute(steps, largest=200, **letters):
 
 def story(rng, length, wide=False):
     """One problem of `length` worked lines as a row, or None where the dice led nowhere. Beside the authors' keys the row
-    has `kinds` and `numbers`, what it was made of. In the wide world, which only the base reads of, numbers go up to 400
-    instead of 200, and half of the comparisons are told backwards."""
+    has `kinds` and `numbers`, what it was made of. In the wide world numbers are larger, and half of the comparisons are told
+    backwards."""
     (a, c, d, *others), (x, y) = rng.sample(NAMES, 4 + length), rng.sample(THINGS, 2)
     state, u, v, b = "start", 0, 0, None
     told, rules, lines, kinds, numbers = [], [], [], [], []
@@ -269,7 +270,7 @@ def story(rng, length, wide=False):
                 a = b
             b = others.pop()
         drawn = {letter: rng.choice(some) for letter, some in kind.draw.items()}
-        made = compute(kind.steps, 400 if wide else 200, **{"n": 0} | drawn, u=u, v=v, hi=max(u, v), lo=min(u, v))
+        made = compute(kind.steps, LARGEST[wide], **{"n": 0} | drawn, u=u, v=v, hi=max(u, v), lo=min(u, v))
         if made is None:
             return None
         text = rng.choice(kind.told)
@@ -335,11 +336,11 @@ def document(rng, wide=False):
         return stop.join(bullet.format(i) + item for i, item in enumerate(items, 1))
 
     if rng.random() < 0.25:  # a page of bare arithmetic
-        made, top = [], rng.choice((20, 100, 400 if wide else 200))
+        made, top = [], rng.choice((20, 100, LARGEST[wide]))
         for sign in rng.choices("+-*/", (2, 3, 2, 3), k=16):
             a, n = rng.randrange(1, top), rng.randrange(2, 16 if sign in "*/" else top)
             v = {"-": a + n, "/": a * n}.get(sign, a)  # made from the result, or few divisions would come out even
-            made.append(compute(f"v{sign}n", 400 if wide else 200, v=v, n=n))
+            made.append(compute(f"v{sign}n", LARGEST[wide], v=v, n=n))
         return listed([lines[0] for lines, _ in filter(None, made)])
     length, row = rng.randrange(1, 7), None
     while row is None or split_of(row) != "train":

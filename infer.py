@@ -55,10 +55,9 @@ PROMPT_BUDGET = 8192  # most tokens, padding included, of the prompts that are r
 
 @dataclass
 class Text:
-    """A text somebody asked for: whose, which of all it asked for, which of those asked for together, of which role; how far it is."""
+    """A text somebody asked for: whose, which of all it has asked for, of which role; how far it is."""
     owner: int
     number: int
-    place: int
     role: str
     prompt: list[int]
     dice: random.Random
@@ -111,10 +110,10 @@ class Engine:
                 return
             replies[owner] = [None] * len(requests)
             outcome = outcomes[owner]
-            for place, (role, prompt) in enumerate(requests):
+            for role, prompt in requests:
                 # Seeded by question and text, not by row or step: results do not depend on what else is being written.
                 dice = random.Random(f"{self.seed} {owner} {len(outcome.tokens)}")
-                waiting.append(Text(owner, len(outcome.tokens), place, role, self.tokenizer.prompt_ids(prompt), dice))
+                waiting.append(Text(owner, len(outcome.tokens), role, self.tokenizer.prompt_ids(prompt), dice))
                 outcome.tokens.append(0)
                 outcome.cut.append(False)
 
@@ -122,7 +121,8 @@ class Engine:
             outcome, reply = outcomes[text.owner], replies[text.owner]
             outcome.tokens[text.number], outcome.cut[text.number] = len(text.said), cut
             said = self.tokenizer.decode(text.said if cut else text.said[:-1])  # without the end token
-            reply[text.place] = said.rpartition("\n")[0] if cut else said  # half a line may hold half a number
+            place = text.number - len(outcome.tokens)  # from the end: what was asked for together was asked for last
+            reply[place] = said.rpartition("\n")[0] if cut else said  # half a line may hold half a number
             if None not in reply:
                 resume(text.owner, reply)
 
@@ -201,12 +201,14 @@ def wilson(right, n, z=1.96):
 
 
 def summary(method, rows, outcomes, strict=False, seconds=None):
-    """What a method did with the questions of the rows, as a line of the table; all but `cut` and `seconds` per question."""
-    n, right = len(rows), [o.verdict.right(row["answer"], strict) for o, row in zip(outcomes, rows, strict=True)]
+    """What a method did with the questions of the rows, as a line of the table; all but `cut` and `seconds` per question.
+    Only a vote can be agreed upon, so only a vote is scored strictly."""
+    voted = method.startswith("LoRID")
+    n, right = len(rows), [o.verdict.right(row["answer"], strict and voted) for o, row in zip(outcomes, rows, strict=True)]
     low, high = wilson(sum(right), n)
     line = dict(method=method, accuracy=sum(right) / n, low=low, high=high, rounds=sum(len(o.verdict.rounds) for o in outcomes) / n,
                 texts=sum(len(o.tokens) for o in outcomes) / n, tokens=sum(sum(o.tokens) for o in outcomes) / n)
-    if method.startswith("LoRID"):
+    if voted:
         sure = [r for r, o in zip(right, outcomes) if o.verdict.agreed]
         line |= dict(agreed=len(sure) / n, sure=sum(sure) / len(sure) if sure else None)
     return line | dict(cut=sum(map(sum, (o.cut for o in outcomes))), seconds=seconds)
@@ -221,7 +223,7 @@ def measure(engine, method, rows, conversation, args, temperature=0.0):
 
     engine.sampling, start = (temperature, args.top_k, args.top_p), time.time()
     outcomes = engine.run(map(conversation, rows), progress)
-    return outcomes, summary(method, rows, outcomes, args.strict and temperature > 0, time.time() - start)
+    return outcomes, summary(method, rows, outcomes, args.strict, time.time() - start)
 
 
 def evaluate(engine, rows, args):
@@ -240,7 +242,7 @@ def study(engine, rows, args):
     if all(row["knowledge"] for row in rows):
         told = [measure(engine, "DR with the teacher's knowledge, greedy", rows,
                         lambda row: lorid.system2(row["question"], "\n".join(row["knowledge"])), args)[1]]
-    k = math.ceil(max(vote["texts"], vote["tokens"] / system1["tokens"]))  # at least LoRID's texts, and about its tokens
+    k = math.ceil(max(vote["texts"], vote["tokens"] / max(1, system1["tokens"])))  # at least LoRID's texts, and about its tokens
     many, _ = measure(engine, "self-consistency", rows, lambda row: lorid.self_consistency(row["question"], k), args, args.temperature)
 
     def first(outcome, conversation):
@@ -339,7 +341,7 @@ def load(args):
     folders = {role: Path(getattr(args, role) or Path(args.out) / Path(args.model).resolve().name / role) for role in lorid.ROLES}
     for role, folder in folders.items():
         if not folder.is_dir():
-            other = f" --model {args.model}" if args.model != "tiny" else ""
+            other = "".join(f" --{key} {value}" for key, value, usual in (("model", args.model, "tiny"), ("out", args.out, "out")) if value != usual)
             raise ValueError(f"no adapter in {folder}; train it first: python train.py --role {role}{other}")
     model = load_model(args.model, pick_device(args.device), args.dtype and getattr(torch, args.dtype))
     lora.stack(model, folders)

@@ -186,12 +186,14 @@ class Attention(nn.Module):
                 for cached, new in zip(past, (k, v)):
                     cached[rows, :, :T] = new
             # Right padding needs no mask: a causal token never sees what stands to its right.
-            at = torch.arange(T, device=x.device)
-            if T <= 512 and x.device.type == "cpu":
-                y = self.attend(q, k, v, visible(at, at, self.window)[None])
+            short, seen = T <= 512 and x.device.type == "cpu", None
+            if short or (self.window is not None and T > self.window):
+                at = torch.arange(T, device=x.device)
+                seen = visible(at, at, self.window)
+            if short:
+                y = self.attend(q, k, v, seen[None])
             else:
-                mask = visible(at, at, self.window) if self.window is not None and T > self.window else None
-                y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=self.H > self.K)
+                y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=seen is None, enable_gqa=self.H > self.K)
         return self.o_proj(y.transpose(1, 2).reshape(B, T, self.H * self.D))
 
     def attend(self, q, k, v, seen):

@@ -312,6 +312,13 @@ def assert_consistent(study, questions, rounds):
     assert study["methods"][-1] == lorid_curve[-1] and alone[-1] in study["methods"]
 
 
+def test_only_a_vote_is_scored_strictly():
+    """Whatever the temperature: a right majority without agreement counts, strictly it does not; who never votes is scored as ever."""
+    rows, outcomes = [{"answer": "1"}] * 2, [infer.Outcome(lorid.Verdict("1", agreed)) for agreed in ([], ["1"])]
+    for method, strict, accuracy in (("LoRID", False, 1), ("LoRID", True, 0.5), ("IR alone, greedy", True, 1), ("self-consistency of 3", True, 1)):
+        assert infer.summary(method, rows, outcomes, strict)["accuracy"] == accuracy
+
+
 def test_plot_wants_a_study(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["infer.py", "--plot", "a.png"])
     with pytest.raises(SystemExit) as stop:

@@ -74,6 +74,7 @@ def test_the_first_table_is_of_the_form_that_infer_prints():
     assert [row[0] for row in first] == ["IR alone, greedy", "KG -> DR alone, greedy", "LoRID"] and {len(row) for row in first} == {10}
 
 
+HELP = " ".join(subprocess.run([sys.executable, "infer.py", "--help"], capture_output=True, text=True, cwd=ROOT).stdout.split())
 STUDIES = {int(path.stem): json.loads(path.read_text()) for path in sorted((ROOT / "study").glob("*.json"))}
 
 
@@ -88,16 +89,13 @@ def test_the_stored_studies_are_consistent(seed):
         assert re.search(rf"{flag} [A-Z_]+ .*?\(default: {re.escape(str(about[key]))}[),]", HELP), (key, about[key])
 
 
-HELP = " ".join(subprocess.run([sys.executable, "infer.py", "--help"], capture_output=True, text=True, cwd=ROOT).stdout.split())
-
-
 def test_the_readme_tells_the_studies_as_they_are_stored():
     """The whole table of seed 0, and of each seed what the claim is about."""
     assert infer.table(STUDIES[0]["methods"]) in README
     told = {row[0]: row[1:] for row in tables("| seed |")[0] if row[0].isdigit()}
     assert list(told) == [str(seed) for seed in STUDIES] and 0 in STUDIES
     for seed, study in STUDIES.items():
-        lines = {line["method"].split(",")[0] if "self" in line["method"] else line["method"]: line for line in study["methods"]}
+        lines = {line["method"]: line for line in study["methods"]}
         ir, kgdr, gold, lorid = (lines[name]["accuracy"] for name in (
             "IR alone, greedy", "KG -> DR alone, greedy", "DR with the teacher's knowledge, greedy", "LoRID, 20 rounds"))
         alone = study["curves"]["self-consistency"]

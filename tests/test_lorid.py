@@ -1,9 +1,11 @@
 """lorid.py: the prompts to the letter, answers compared without running anything, and the vote against a brute-force reading of the paper."""
 import doctest
 import json
+import math
 import random
 import subprocess
 import sys
+import time
 from fractions import Fraction
 
 import pytest
@@ -121,7 +123,7 @@ ALIKE = [  # one value a line, as people write it
     ["0", "0.0", "-0", "0/5", "$0"],
     ["0.1", "1/10"], ["1/3", "2/6"], ["0.333"], ["50"], ["10001"], ["10000"], ["12"], ["1,2"], ["(1,2)", "(1, 2)"], ["[1,2]"], ["{1,2}"],
     ["x", "X"], ["2x"], ["5i"], ["5"], ["1/0"], ["1/0.0"], ["-1/0"], ["1/"], ["/2"], ["5$3"], ["53"], ["1,00"], ["100"], ["1e3"], ["12,"],
-    ["yes", "Yes", "Yes."], ["no"], ["1/2/3"], ["2^3"], ["8"], ["٣"], ["3"], ["²"], ["1/٠"], ["5 or 6"], ["5, 6"], ["\\sqrt{2}"], ["sqrt{2}"], ["10:30"],
+    ["yes", "Yes", "Yes."], ["no"], ["1/2/3"], ["2^3", "8"], ["٣"], ["3"], ["²"], ["1/٠"], ["5 or 6", "5, 6"], ["\\sqrt{2}", "sqrt{2}"], ["10:30"],
     ["9" * 999], ["9" * 1001], ["9" * 1001 + "1"], ["9" * 5000], [""],
 ]
 
@@ -132,6 +134,149 @@ def test_an_answer_equals_its_other_spellings_and_nothing_else():
     wrong = [(a, b) for i, a in every for j, b in every if same_answer(a, b) is not (i == j)]
     assert not wrong
     assert len({canonical(spelling) for _, spelling in every}) == len(ALIKE)  # canonical hashes as it compares: a Counter may hold it
+
+
+# Graded by hand: is b a right answer where a is? All of MATH's kinds, and near misses of each.
+
+EQUAL = [  # as (a, b); what a person grading would call the same answer
+    # integers, signs, decimals
+    ("72", "72.0"), ("72", "+72"), ("072", "72"), ("-3", "- 3"), ("−3", "-3"), (".5", "0.5"), ("2.50", "2.5"), ("-.5", "-1/2"), ("7.", "7"), ("0", "-0"),
+    # thousands
+    ("1,000", "1000"), ("1,234,567", "1234567"), ("362,\\!880", "362880"), ("1{,}000", "1000"), ("10\\,000", "10000"), ("1,000.50", "1000.5"), ("-1,000", "-1000"),
+    ("\\frac{1,000}{3}", "\\frac{1000}{3}"), ("1,000 and 2,000", "2000, 1000"), ("(1,\\!000, 5)", "(1000, 5)"),
+    # money, percent, degrees, units, words
+    ("$5", "5"), ("\\$5", "5"), ("5 dollars", "$5.00"), ("£3", "3"), ("72%", "72"), ("72\\%", "72"), ("0.5%", ".5"), ("30^\\circ", "30"), ("30^{\\circ}", "30°"),
+    ("30 degrees", "30"), ("90\\degree", "90"), ("12 apples", "12"), ("5\\text{ cm}", "5"), ("5\\text{ cm}^2", "5"), ("5 cm^2", "5"), ("5\\mbox{ cm}^{2}", "5"), ("9\\mathrm{m}", "9"),
+    ("\\frac{1}{2}\\text{ hour}", "0.5"), ("60 miles per hour", "60"), ("60 miles/hour", "60"), ("5 m/s^2", "5"), ("36\\pi\\text{ cubic inches}", "36\\pi"), ("5\\text{ in}^2", "5"),
+    ("x = 5\\text{ cm}", "5"), ("5 or 6 cm", "6 or 5"),
+    # fractions and mixed numbers
+    ("\\frac{1}{2}", "1/2"), ("\\frac12", "0.5"), ("\\frac 43", "4/3"), ("\\frac1{10}", "0.1"), ("\\frac{1}2", "1/2"), ("\\frac{3}{6}", "\\dfrac{1}{2}"), ("\\tfrac{1}{4}", "\\cfrac14"), ("-\\frac{1}{2}", "\\frac{-1}{2}"),
+    ("\\frac{\\frac{1}{2}}{3}", "1/6"), ("\\frac{1}{\\frac{2}{3}}", "3/2"), ("\\frac { 1 } { 2 }", "1/2"), ("1 1/2", "3/2"), ("1\\frac{1}{2}", "1.5"), ("6 \\frac34", "27/4"), ("-1 1/2", "-3/2"),
+    ("1\\frac 12", "1 1 / 2"), ("3/(4/5)", "15/4"), ("10/4", "2\\frac{1}{2}"), ("1 1/2 cups", "1.5"),
+    # roots
+    ("\\sqrt{8}", "2\\sqrt{2}"), ("\\sqrt8", "2\\sqrt2"), ("\\sqrt{4}", "2"), ("\\sqrt{\\frac{1}{4}}", "\\frac12"), ("\\frac{1}{\\sqrt2}", "\\frac{\\sqrt2}{2}"), ("\\frac{1}{\\sqrt{3}}", "\\frac{\\sqrt{3}}3"),
+    ("\\sqrt2\\sqrt3", "\\sqrt6"), ("\\sqrt{12}+\\sqrt{3}", "3\\sqrt{3}"), ("\\sqrt[3]{8}", "2"), ("\\sqrt[3]{-8}", "-2"), ("\\sqrt[3]{16}", "2\\sqrt[3]{2}"), ("\\sqrt[4]{4}", "\\sqrt{2}"), ("8^{2/3}", "4"),
+    ("2^{1/2}", "\\sqrt2"), ("\\sqrt{\\sqrt{2}}", "2^{.25}"), ("sqrt(2)", "\\sqrt{2}"), ("√12", "2√3"), ("\\frac{192\\sqrt{14}}{25}", "7.68\\sqrt{14}"), ("\\sqrt{0.25}", "0.5"), ("1+\\sqrt2", "\\sqrt2+1"),
+    ("\\frac{2+2\\sqrt5}{4}", "\\frac{1+\\sqrt{5}}{2}"), ("2(1+\\sqrt3)", "2+2\\sqrt3"), ("(1+\\sqrt2)(1-\\sqrt2)", "-1"), ("\\sqrt{2} - \\sqrt{2}", "0"), ("\\sqrt2 \\cdot \\sqrt2", "2"),
+    # powers
+    ("2^3", "8"), ("2^{10}", "1024"), ("2^10", "1024"), ("10^{-3}", "0.001"), ("10^-3", "0.001"), ("1.5 \\times 10^3", "1500"), ("1.5 * 10^{3}", "1,500"), ("-2^2", "-4"), ("(-2)^2", "4"), ("5^0", "1"),
+    ("\\left(\\frac{2}{3}\\right)^2", "\\frac49"), ("3^{100} \\cdot 3^{-99}", "3"),
+    # pi, i, infinity
+    ("2\\pi+\\pi", "3\\pi"), ("\\frac{\\pi}{2}", "\\frac12\\pi"), ("2 pi", "2\\pi"), ("2π", "2\\pi"), ("\\frac{4}{3}\\pi", "\\frac{4\\pi}{3}"), ("4\\pi/3", "4/3 \\pi"), ("\\pi\\sqrt{2}", "\\sqrt2\\,\\pi"), ("\\pi^2/\\pi", "\\pi"),
+    ("\\frac{3}{2} + \\frac{3}{2} i", "\\frac{3+3i}{2}"), ("4i+3", "3+4i"), ("i^2", "-1"), ("\\sqrt{-4}", "2i"), ("(1+i)(1-i)", "2"), ("\\frac{1}{i}", "-i"), ("∞", "\\infty"),
+    # names and equations
+    ("x=5", "5"), ("x = 5", "x=5.0"), ("AB = 5", "5"), ("x_1 = 2", "2"), ("x_{1}=2", "2"), ("\\theta = 30^\\circ", "30"), ("f(x) = 3", "3"), ("f(2)=3", "3"), ("x \\in [0,1]", "[0,1]"), ("(x,y) = (1,2)", "(1, 2)"),
+    ("48+24 = 72", "72"), ("6 \\cdot 20 = 120", "120"), ("(8 + 2/2, -8 + 2/2) = (9, -7)", "(9,-7)"),
+    # lists, in any order
+    ("x=1 or x=2", "1, 2"), ("1, 2", "2, 1"), ("1 and 2", "1,2"), ("$x=1$ or $x=2$", "2, 1"), ("1\\text{ or }2", "2\\text{ and }1"), ("x=\\pm 2", "x = 2 or x = -2"), ("\\pm 2", "-2, 2"), ("1 \\pm \\sqrt{2}", "1-\\sqrt2, 1+\\sqrt2"),
+    ("\\frac{-1\\pm\\sqrt{5}}{2}", "\\frac{-1-\\sqrt5}{2}, \\frac{\\sqrt5-1}{2}"), ("0, \\pm 1", "1, 0, -1"), ("(1,2), (3,4)", "(3,4) and (1,2)"), ("7,9,12,13", "13, 12, 9, 7"), ("3;4", "4, 3"), ("0.5, \\frac13", "1/3, 1/2"),
+    # brackets
+    ("(1,2)", "( 1 , 2 )"), ("\\left( -\\frac{1}{4}, -2 \\right)", "(-0.25,-2)"), ("(\\sqrt8,1)", "(2\\sqrt2,1)"), ("\\{1,2\\}", "\\{2, 1\\}"), ("\\{1,1,2\\}", "\\{1,2\\}"), ("{1,2}", "\\{1,2\\}"), ("[0,\\infty)", "\\left[0, \\infty\\right)"),
+    ("(-\\infty,1)\\cup(2,\\infty)", "(2,\\infty) \\cup (-\\infty,1)"), ("(100,200)", "(100, 200)"), ("(5)", "5"), ("\\{\\frac12\\}", "\\{0.5\\}"), ("[1,2]", "[1.0,2.0]"),
+    ("\\begin{pmatrix} 5/3 \\\\ 1 \\end{pmatrix}", "\\begin{pmatrix}\\frac{5}{3}\\\\1\\end{pmatrix}"), ("\\begin{bmatrix}1&2\\\\3&4\\end{bmatrix}", "\\begin{pmatrix} 1 & 2 \\\\ 3 & 4 \\end{pmatrix}"),
+    # texts
+    ("\\text{odd}", "odd"), ("\\text{(C)}", "C"), ("(B)", "B"), ("Yes", "yes."), ("\\text{Evelyn}", "Evelyn"), ("2x+3", "2x + 3"), ("x^{2}+1", "x^2 + 1"), ("x^{10}", "x^10"), ("\\dfrac{x}{2}", "\\frac{x}{2}"), ("\\frac12x", "\\frac{1}{2}x"),
+    ("4210_{7}", "4210_7"), ("\\left(x-1\\right)(x+1)", "(x-1)(x+1)"), ("3 \\cdot x", "3 \\times x"), ("y = 2x+3", "y=2x + 3"), ("3:4", "3 : 4"), ("\\$x", "x"), ("1/0", "1 / 0"),
+]
+
+UNEQUAL = [  # near misses
+    ("0.5", "50"), ("10001", "10000"), ("(1,2)", "[1,2]"), ("(1,2)", "(2,1)"), ("(1,2)", "1,2"), ("[1,2)", "(1,2]"), ("[1,2)", "[1,2]"), ("(1,2)", "\\{1,2\\}"), ("1,2", "\\{1,2\\}"), ("0.72", "72%"), ("0.5", "50%"), ("5", "-5"),
+    ("1,2", "1.2"), ("1,2", "12"), ("1,00", "100"), ("1,000", "1,0"), ("1, 000", "1000"), ("(1,000)", "1000"), ("(100,200)", "100200"), ("1000", "1,0000"), ("1.000", "1000"), ("12", "1 2"), ("5$3", "53"), ("1e3", "1000"),
+    ("1/3", "0.333"), ("1/3", "0.3333333333333333"), ("2/3", "0.67"), ("\\pi", "3.14"), ("\\pi", "22/7"), ("\\sqrt2", "1.414"), ("1/2", "2/1"), ("1 1/2", "11/2"), ("1\\frac{1}{2}", "\\frac{11}{2}"), ("1\\frac12", "\\frac12"),
+    ("2\\frac{1}{2}", "1"), ("2 \\cdot \\frac{1}{2}", "2\\frac12"), ("\\frac{1}{23}", "\\frac{12}{3}"), ("\\frac12", "\\frac1{12}"), ("\\sqrt{12}", "\\sqrt12"), ("\\sqrt{2}3", "\\sqrt{23}"), ("2\\sqrt3", "3\\sqrt2"),
+    ("\\sqrt{8}", "\\sqrt{2}"), ("\\sqrt{4}", "-2"), ("\\sqrt{4}", "\\pm 2"), ("\\sqrt{2}+\\sqrt{3}", "\\sqrt{5}"), ("\\sqrt[3]{2}", "\\sqrt2"), ("3\\sqrt{2}", "\\sqrt[3]{2}"), ("\\sqrt[3]{-8}", "2"), ("\\sqrt{-4}", "-2"), ("\\sqrt{-4}", "2"),
+    ("2^3", "6"), ("2^3", "3^2"), ("2^{-1}", "-2"), ("2^{10}", "2^{1}0"), ("-2^2", "4"), ("2^{3^2}", "64"), ("9^9^9", "9^{81}"), ("\\pi", "\\pi^2"), ("2\\pi", "2"), ("\\pi", "p"), ("\\pi", "i"),
+    ("5i", "5"), ("i", "1"), ("3+4i", "3-4i"), ("3+4i", "4+3i"), ("\\infty", "-\\infty"), ("(-\\infty,1)", "(\\infty,1)"), ("(-\\infty,1)", "(-\\infty,1]"), ("(0,\\infty)", "[0,\\infty)"),
+    ("x=5", "x=6"), ("x=5", "x=-5"), ("x=1, y=2", "1,2"), ("x=1, y=2", "x=2, y=1"), ("x=1 or x=2", "x=1"), ("x=1 or x=2", "x=1 or x=3"), ("2x=5", "5"), ("x+1=5", "5"), ("x^2=5", "5"), ("\\sqrt{x}=5", "5"), ("5+y=3", "8"),
+    ("-x=5", "5"), ("48+24=70", "70"), ("48+24=70", "72"), ("x>5", "x=5"), ("x>5", "x<5"), ("x \\ge 5", "x > 5"), ("x=5", "x \\neq 5"), ("x \\in [0,1]", "(0,1)"), ("(x,y)=(1,2)", "(y,x)=(2,1)"),
+    ("1, 2", "1, 2, 3"), ("1, 1, 2", "1, 2"), ("1, 1, 2", "1, 2, 2"), ("1,2", "1"), ("\\pm 2", "2"), ("1 \\pm 2", "3"), ("\\pm 1 \\pm 2", "3, -3"), ("(\\pm 1, \\pm 2)", "(1,2), (-1,-2)"), ("(1,2),(3,4)", "(1,2,3,4)"), ("(1,2),(3,4)", "(2,1),(3,4)"),
+    ("\\{1,2\\}", "\\{1,2,3\\}"), ("\\{5\\}", "5"), ("\\{5\\}", "(5)"), ("[5]", "5"), ("(1,2,3)", "(1,(2,3))"), ("(1,2]", "(1,2)"), ("(1,2", "(1,2)"), ("(1,2))", "(1,2)"), ("2(1,2)", "(1,2)"), ("(1;2)", "(1,2)"),
+    ("\\begin{pmatrix}1&2\\end{pmatrix}", "\\begin{pmatrix}1\\\\2\\end{pmatrix}"), ("\\begin{pmatrix}1\\\\2\\end{pmatrix}", "\\begin{pmatrix}2\\\\1\\end{pmatrix}"), ("\\begin{pmatrix}1\\\\2\\end{pmatrix}", "(1,2)"),
+    ("\\begin{vmatrix}1&2\\\\3&4\\end{vmatrix}", "\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}"), ("\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}", "\\begin{pmatrix}1&3\\\\2&4\\end{pmatrix}"),
+    ("5 million", "5"), ("2 dozen", "2"), ("5 hundred", "5"), ("5 squared", "5"), ("2x", "2"), ("2 x", "2"), ("5x", "5 x apples"), ("3 hours and 20 minutes", "20 hours and 3 minutes"), ("3 feet 4 inches", "34"), ("3 feet 4 inches", "3"),
+    ("10:30", "10"), ("10:30", "1030"), ("3:4", "3/4"), ("3:4", "4:3"), ("5 to 6", "56"), ("10^3", "10*3"), ("5!", "5"), ("5!", "120."), ("|5|", "-5"), ("4210_7", "4210"), ("4210_7", "4210_8"), ("0.\\overline{3}", "0.3"), ("\\binom{5}{2}", "5/2"),
+    ("2x+3", "3+2x"), ("2x+3", "2x-3"), ("(x-1)(x+1)", "x^2-1"), ("x^2", "x2"), ("x^{2y}", "x^2y"), ("\\frac{12}{5}x", "\\frac{1}{25}x"), ("x", "y"), ("\\frac{x}{2}", "\\frac{2}{x}"), ("\\sin x", "\\cos x"), ("A", "B"), ("yes", "no"),
+    ("odd", "even"), ("1/0", "0"), ("0/0", "0"), ("0/0", "1"), ("1/0", "2/0"), ("0^0", "1"), ("1/", "1"), ("/2", "2"), ("12,", "12"), ("", "0"), ("1/2/3", "1/(2/3)"), ("1.2.3", "1.23"), ("٣", "3"), ("²", "2"), ("½", "12"), ("--5", "5"), ("5-", "5"),
+    ("1/2\\pi", "\\frac{1}{2\\pi}"), ("10^{400}", "10^{401}"), ("10^{4000}", "10^{4001}"), ("9**9", "81"),
+]
+
+
+def test_hand_graded_pairs_get_the_same_verdict():
+    wrong = [(a, b, verdict) for verdict, pairs in ((True, EQUAL), (False, UNEQUAL)) for a, b in pairs if same_answer(a, b) is not verdict or same_answer(b, a) is not verdict]
+    assert not wrong and len(EQUAL) >= 150 and len(UNEQUAL) >= 150
+
+
+def test_the_grammars_limits_are_where_they_were_put():
+    """Beyond them an answer is a text: it still equals itself, and never another value."""
+    assert same_answer("\\sqrt{999983}", "\\sqrt{999983.0}") and not same_answer("\\sqrt{1000003}", "\\sqrt{1000003.0}")  # both are primes
+    assert canonical("10^{500}") == 10**500 and isinstance(canonical("10^{1500}"), str) and isinstance(canonical("(10^{500})^{500}"), str)
+    assert same_answer("(" * 100 + "1" + ")" * 100, "1") and isinstance(canonical("(" * 101 + "1" + ")" * 101), str)
+    assert canonical("1" * lorid.LONGEST) == int("1" * lorid.LONGEST) and isinstance(canonical("1" * (lorid.LONGEST + 1)), str)
+
+
+def some_number(rng, depth):
+    """A random expression in the grammar and its value as Python's complex numbers have it. ZeroDivisionError, OverflowError happen."""
+    a, b, k = rng.randint(0, 9), rng.randint(1, 9), rng.choice((2, 3, 4, 6, 8, 12, 18))
+    if depth == 0:
+        return rng.choice([(f"{a}", a), (f"{a}.{b}", a + b / 10), (f"{a}/{b}", a / b), (f"\\frac{a}{b}", a / b), (f"{a}\\frac{{{b}}}{{{b + 1}}}", a + b / (b + 1)), (f"\\sqrt{{{k}}}", k ** 0.5),
+                           (f"\\sqrt{b}", b ** 0.5), (f"\\sqrt[3]{{{k}}}", k ** (1 / 3)), ("\\pi", math.pi), ("i", 1j), ("\\sqrt{-4}", 2j), (f"{b}\\sqrt{{{k}}}", b * k ** 0.5), (f"{b}\\pi", b * math.pi)])
+    (x, x_value), (y, y_value) = (some_number(rng, rng.randint(0, depth - 1)) for _ in range(2))
+    return rng.choice([lambda: (f"({x}) + {y}", x_value + y_value), lambda: (f"{x} - ({y})", x_value - y_value), lambda: (f"-({x})", -x_value), lambda: (f"({x})({y})", x_value * y_value),
+                       lambda: (f"({x}) \\cdot ({y})", x_value * y_value), lambda: (f"\\frac{{{x}}}{{{y}}}", x_value / y_value), lambda: (f"({x})/({y})", x_value / y_value),
+                       lambda: (f"({x})^{{{k - 4}}}", x_value ** (k - 4)), lambda: (f"({x})^2", x_value ** 2)])()
+
+
+def test_exact_values_are_equal_exactly_where_floating_point_finds_them_close():
+    """The oracle knows nothing of terms: each random expression comes with its value, computed along with it in complex floats."""
+    rng, found = random.Random(1), {}
+    while len(found) < 1500:
+        try:
+            text, value = some_number(rng, rng.randint(0, 3))
+        except ArithmeticError:
+            continue
+        if not isinstance(key := canonical(text), str) and abs(value) < 1e6:  # a text: 1/(1+\\sqrt2), say, which the grammar leaves alone
+            found[text] = (key, value)
+    values = list(found.items())
+    wrong = [(a, b) for a, (key, x) in values for b, (other, y) in values if (key == other) != (abs(x - y) < 1e-9 * (1 + abs(x)))]
+    assert not wrong, wrong[:5]
+    assert len({key for key, _ in found.values()}) < 1200 and sum(not isinstance(key, Fraction) for key, _ in found.values()) > 500
+
+
+FRAGMENTS = ["\\frac", "\\dfrac", "\\sqrt", "\\sqrt[3]", "{", "}", "\\{", "\\}", "(", ")", "[", "]", "\\left(", "\\right)", "\\begin{pmatrix}", "\\end{pmatrix}", "\\\\", "&", ",", ";", " or ", " and ", "\\cup", "\\pm", "=", "x", "x=", "f(x)=",
+             "\\in", "^", "_", "+", "-", "*", "/", "\\cdot", "\\pi", "i", "\\infty", "0", "1", "2", "12", "99999", "1,000", ".5", "1.5", "1 1/2", "%", "$", "^\\circ", "\\text{", "\\text{ cm}", " cm", " cm^2", "\\!", "\\,", " ", ".", "!", "|", "\\",
+             "\\boxed{", "-->", "END", "\n", "\0", "\u0663", "\u00b2", "\u2212", "\u221a", "\u03c0", "\ud800", "\u0130", "\U0001d7d9"]
+
+
+def test_any_text_has_a_canonical_form_and_same_answer_is_an_equivalence():
+    rng = random.Random(2)
+    texts = ["".join(rng.choice(FRAGMENTS) for _ in range(rng.randint(1, 9))) for _ in range(4000)]
+    texts += ["".join(chr(rng.choice((rng.randrange(128), rng.randrange(0x3000), rng.randrange(0x110000)))) for _ in range(rng.randint(1, 30))) for _ in range(2000)]
+    keys = [canonical(text) for text in texts]
+    assert all(key == canonical(text) and isinstance(key, (Fraction, frozenset, str)) for key, text in zip(keys, texts))
+    pool = rng.sample(texts, 30) + [text for pair in rng.sample(EQUAL, 30) + rng.sample(UNEQUAL, 10) for text in pair]
+    same = [{j for j, b in enumerate(pool) if same_answer(a, b)} for a in pool]
+    assert all(i in same[i] and all(same[j] == same[i] for j in same[i]) for i in range(len(pool)))  # reflexive; symmetric and transitive
+
+
+LONG = ["9", "0", "9,", "1,000,", "9.", ".", "1/", " ", "\n", "\t", "a", "a ", " cm", "1 ", "1 1/2 ", "(", ")", "[", "]", "{", "}", "[(", "{}", "\\{", "\\\\", "\\", "\\!", "\\,", ",", ";", " or ", "-", "+", "--> ", "-->", "=", "x=", "x=1,", "\\pm", "1\\pm", "$", "%",
+        "^", "^2", "9^9", "9**", "2^", "_", "\\frac", "\\frac{", "\\frac{1}", "\\frac12", "\\sqrt", "\\sqrt{2}+", "(1+\\sqrt2)", "\\sqrt{999983}", "999983^.5", "9^{999}+", "1/9^{999}+", "\\pi", "\\text{", "\\text{a}", "^\\circ", "\\begin{pmatrix}", "1&", "\\boxed{",
+        "\\boxed{}", "END", "END ", "#### ", "A: ", "The answer is ", "the answer is:\n", "\u0130", "\u0663", "\u221a", "\ud800"]
+
+
+def test_no_text_takes_long():
+    """Of 100,000 characters or just of the most that the parser takes, whole and with a stranger at either end. What is quadratic would take
+    minutes; in processor time, so that a busy machine does not matter. The worst was 20 milliseconds when this was written."""
+    slowest = (0, "")
+    for piece in LONG:
+        for size in (100_000, lorid.LONGEST):
+            most = (piece * size)[:size - 1]
+            for text in (most, "1" + most, most + "!", "x" + most[:-1] + "1"):
+                started = time.process_time()
+                canonical(text)
+                for said in (text, f"--> {text} END", f"The answer is: {text}", f"\\boxed{{{text}}}"):
+                    extract_answer(said)
+                slowest = max(slowest, (time.process_time() - started, text[:30]))
+    assert slowest[0] < 2, slowest
 
 
 def test_numbers_are_exact():
@@ -155,11 +300,11 @@ import lorid
 answers = ["9**9**9**9", "9^9^9^9", '__import__("os").system("touch caught")', "().__class__.__bases__[0].__subclasses__()", "exec('1')", "1/0", "0/0", "1/0.000", "1/-0",
            "1/\u0660", "\u0663", "\u00b2", "\u00bd", "\u0661/\u0662", "1e999999999", "nan", "inf", "-inf", "\\\\frac{1}{0}", "\\\\frac{}{}", "\\\\frac", "\\\\boxed{", "%s%n", "\\0", "\\ud800",
            ".", "..", "/", "-", "+", ",", "$", "%", "1/", "/1", "1//2", "1 1/", "1,", ",1", "1.2.3", "\\\\", "{" , "}"]
-n = 100_000
+n, most = 100_000, lorid.LONGEST
 for s in ("9", "9,", "0", "9.", "1/", " ", "\\n", "\\t", "(", ")", "[", "{", "}", "[(", ",", ".", "-", "--> ", "-->", "a ", "$", "\\\\", "\\\\frac", "\\\\frac{", "\\\\frac{1}", "\\\\boxed{",
           "END", "The answer is ", "#### ", "A: ", "1 ", "9**", ",999"):
     long = s * (n // len(s))
-    answers += [long, "x" + long + "y", long[:999], "1" + long[:998], "1" + long[:997] + "!"]
+    answers += [long, "x" + long + "y", long[:most], "1" + long[:most - 1], "1" + long[:most - 2] + "!"]
 heard = []
 sys.addaudithook(lambda event, args: heard.append(event))
 for a in answers:
@@ -204,6 +349,22 @@ def test_both_forms_of_a_math_row_state_one_answer(shared):
     """Where the authors' rows say it twice, boxed and in words, the two agree."""
     rows = [row["rationale"] for name in ("train", "test") for row in read_jsonl(shared / f"data/lorid_sample/math/{name}.jsonl") if "\\boxed{" in row["rationale"]]
     assert len(rows) > 100 and all(same_answer(extract_answer(text), lorid.last_boxed(text)) for text in rows)
+
+
+def test_the_gold_answers_of_math_equal_themselves_and_none_of_their_neighbours(shared):
+    """Neighbours: the other rows' answers, the same with one digit changed, with another sign, or with something written beside it."""
+    golds = [extract_answer(row["rationale"]) for name in ("train", "test") for row in read_jsonl(shared / f"data/lorid_sample/math/{name}.jsonl")]
+    assert len(golds) == 200 and None not in golds
+    values = {gold: canonical(gold) for gold in golds}
+    alike = {frozenset((a, b)) for a in values for b in values if a != b and values[a] == values[b]}
+    assert alike == {frozenset(("\\frac14", "\\frac{1}{4}"))} and len(values) > 70
+    texts = {gold for gold, value in values.items() if isinstance(value, str)}
+    assert texts == {"\\text{odd}", "\\text{C}", "\\text{neither}", "4210_{7}", "1202_3", "a"}  # all else is understood
+    for gold in values:
+        assert same_answer(gold, f" ${gold}$. ") and same_answer(gold, extract_answer(f"so $\\boxed{{{gold}}}$"))
+        changed = [gold[:i] + str((int(digit) + 1) % 10) + gold[i + 1:] for i, digit in enumerate(gold) if digit.isdigit()]
+        for other in [*changed, f"{gold}x", f"({gold}, 1)", f"{gold}, 7", f"{gold}/0"] + [f"-{gold}", f"{gold}+1"] * (gold != "0"):
+            assert not same_answer(gold, other), (gold, other)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -229,7 +229,7 @@ SPELLINGS = [(re.compile(pattern), spelling) for pattern, spelling in [
 UNIT = re.compile(r"\s+(?!(?:pi|or|and|squared|cubed)\b|hundred|thousand|dozen|[a-z]*illion)(?:[cfghjlmsvw]|[a-z]{2,})(?![a-z])"
                   r"[a-z./ ²³-]*(?:\^\{[0-9]\})?\s*$")  # 12 apples, 5 m/s, 3 cm^2; but 2 x may be a product
 NAME = re.compile(r"(^|[,;])\s*(\\?[a-z]+(?:_\{\w+\})?|[a-z]\([^()=]*\)|\([a-z](?:,\s*[a-z])*\))\s*(?:=|\\in(?![a-z]))")  # x_1, f(2), (x,y)
-MIXED = re.compile(r"(?<![0-9.^/])([0-9]+)(?:\s*\\frac\{([0-9]+)\}\{([0-9]+)\}|\s+([0-9]+)\s*/\s*([0-9]+))")
+MIXED = re.compile(r"(?<![0-9./])([0-9]+)(?:\s*\\frac\{([0-9]+)\}\{([0-9]+)\}|\s+([0-9]+)\s*/\s*([0-9]+))")
 THOUSANDS = re.compile(r"(?<![0-9.])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])")
 
 

@@ -253,11 +253,11 @@ FRAGMENTS = ["\\frac", "\\dfrac", "\\sqrt", "\\sqrt[3]", "{", "}", "\\{", "\\}",
 
 def test_any_text_has_a_canonical_form_and_same_answer_is_an_equivalence():
     rng = random.Random(2)
-    texts = ["".join(rng.choice(FRAGMENTS) for _ in range(rng.randint(1, 9))) for _ in range(4000)]
-    texts += ["".join(chr(rng.choice((rng.randrange(128), rng.randrange(0x3000), rng.randrange(0x110000)))) for _ in range(rng.randint(1, 30))) for _ in range(2000)]
+    texts = ["".join(rng.choice(FRAGMENTS) for _ in range(rng.randint(1, 9))) for _ in range(2000)]
+    texts += ["".join(chr(rng.choice((rng.randrange(128), rng.randrange(0x3000), rng.randrange(0x110000)))) for _ in range(rng.randint(1, 30))) for _ in range(1000)]
     keys = [canonical(text) for text in texts]
     assert all(key == canonical(text) and isinstance(key, (Fraction, frozenset, str)) for key, text in zip(keys, texts))
-    pool = rng.sample(texts, 30) + [text for pair in rng.sample(EQUAL, 30) + rng.sample(UNEQUAL, 10) for text in pair]
+    pool = rng.sample(texts, 20) + [text for pair in rng.sample(EQUAL, 15) + rng.sample(UNEQUAL, 5) for text in pair]
     same = [{j for j, b in enumerate(pool) if same_answer(a, b)} for a in pool]
     assert all(i in same[i] and all(same[j] == same[i] for j in same[i]) for i in range(len(pool)))  # reflexive; symmetric and transitive
 

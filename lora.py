@@ -260,7 +260,7 @@ def export(base, adapter, out):
     """
     base, out = Path(base), Path(out)
     if out.exists():
-        raise ValueError(f"{out} is there already; name a folder that is not.")
+        raise ValueError(f"{out} exists already; name a folder that does not.")
     config, tensors = read_config(base), read_weights(base)
     pairs, _, scale = read_adapter(adapter)
     for path, (A, B) in pairs.items():

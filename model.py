@@ -4,7 +4,7 @@ The decoder is the one that Llama (arXiv 2302.13971), Mistral (arXiv 2310.06825)
 RMSNorm, rotary positions, grouped-query attention, SwiGLU. Its modules carry the names of the checkpoint's tensors,
 so no table of names stands between the file and the code.
 
-    python model.py tiny        what is in a model folder, and how its tokenizer cuts a sentence
+    python model.py tiny        what is in a model folder, how its tokenizer cuts a sentence, and in which template it is asked
 
 Shapes: B rows, T tokens, S positions to look back at, C hidden size, H query heads, K key/value heads, G = H / K, D head size,
 V vocabulary.
@@ -577,9 +577,10 @@ def sentencepiece(spec, refuse):
     """LLaMA-2, Mistral v0.1: tokens are strings of characters, with U+2581 for a space; characters that no token holds are spelt with
     the 256 tokens <0x00> to <0xFF>."""
     norm, cutter = spec.get("normalizer") or {}, spec.get("pre_tokenizer") or {}
-    if [n["type"] for n in norm.get("normalizers", ())] == ["Prepend", "Replace"] and not cutter:
+    spaces = [{"type": "Prepend", "prepend": "\u2581"}, {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}]
+    if norm == {"type": "Sequence", "normalizers": spaces} and not cutter:
         always = True  # a space before any text
-    elif not norm and cutter.get("type") == "Metaspace" and cutter.get("prepend_scheme") in ("first", "always") and cutter.get("split") is False:
+    elif not norm and cutter in [{"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": scheme, "split": False} for scheme in ("first", "always")]:
         always = False  # a space before a text that has none there
     else:
         refuse(f"its normalizer is {norm.get('type')} and its pre-tokenizer {cutter.get('type')}")
@@ -739,6 +740,7 @@ def main():
         print(f"{name:60} {str(tuple(weight.shape)):>16}")
     print(f"{sum(w.numel() for w in model.parameters()):,} parameters, {model.dtype}")
     print(" | ".join(tokenizer.decode([i]) for i in tokenizer.encode(args.text)))
+    print(f"template {tokenizer.template}: {len(tokenizer.prompt_ids(args.text))} tokens ask this; an answer ends in any of {tokenizer.eos_ids}")
 
 
 if __name__ == "__main__":

@@ -9,11 +9,14 @@ So one frozen copy of W serves rows of all three roles in the same batch. Traini
 
 In and out: the folder that peft writes (adapter_config.json, adapter_model.safetensors), one role a folder.
 
-    python lora.py out/tiny/ir      what is in such a folder
+    python lora.py out/tiny/ir                      what is in such a folder
+    python lora.py merge tiny out/tiny/ir merged    the base with that adapter multiplied in, as a model folder of its own
 """
 import argparse
 import json
 import math
+import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -21,7 +24,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from model import read_json, read_safetensors, write_safetensors, write_whole
+from model import read_config, read_json, read_safetensors, read_weights, write_safetensors, write_whole
 
 PREFIX = "base_model.model."  # what peft puts before the name of a module of ours
 
@@ -189,6 +192,16 @@ def read_adapter(folder):
     return {layer: (pair["A"], pair["B"]) for layer, pair in weights.items()}, rank, scale
 
 
+def check_fit(folder, path, pair, weight):
+    """Refuse an adapter of another base: `pair`, the A and B for the layer `path`, must fit the base's weight there (None: it has none)."""
+    if weight is None:
+        raise ValueError(f"{folder}: the adapter is for {path}, which this base lacks; was it trained on another base?")
+    A, B = pair
+    if (B.shape[0], A.shape[1]) != tuple(weight.shape):
+        raise ValueError(f"{folder}: {path} adapts a layer {A.shape[1]} -> {B.shape[0]}, this base has "
+                         f"{weight.shape[1]} -> {weight.shape[0]}; was it trained on another base?")
+
+
 def stack(model, folders):
     """Put the adapters of `folders` ({name: PEFT folder}) on a model for inference: in the base's dtype, and all off at first.
 
@@ -202,12 +215,7 @@ def stack(model, folders):
         for name, (weights, rank, scale) in adapters.items():
             if path not in weights:
                 continue
-            A, B = weights[path]
-            if not isinstance(linear, nn.Linear):
-                raise ValueError(f"{folders[name]}: the adapter is for {path}, which this base lacks; was it trained on another base?")
-            if (A.shape[1], B.shape[0]) != (linear.in_features, linear.out_features):
-                raise ValueError(f"{folders[name]}: {path} adapts a layer {A.shape[1]} -> {B.shape[0]}, this base has "
-                                 f"{linear.in_features} -> {linear.out_features}; was it trained on another base?")
+            check_fit(folders[name], path, weights[path], linear.weight if isinstance(linear, nn.Linear) else None)
             here[name] = (rank, scale)
         with torch.device("meta"):  # an empty frame, without memory: the three parts it needs are at hand
             layer = LoRALinear(nn.Linear(linear.in_features, linear.out_features), here)
@@ -245,13 +253,53 @@ def unmerge(model):
             del layer.unmerged
 
 
-def main():
-    parser = argparse.ArgumentParser(description="Shows what is in a PEFT adapter folder.")
-    parser.add_argument("folder", help="the folder, for example out/tiny/ir")
-    weights, rank, scale = read_adapter(parser.parse_args().folder)
+def export(base, adapter, out):
+    """Write the model folder `out`: the base with the adapter merged, in the dtype of the base. It appears whole or not at all.
+
+    Raises ValueError if the adapter does not fit, or if something is at `out` already.
+    """
+    base, out = Path(base), Path(out)
+    if out.exists():
+        raise ValueError(f"{out} exists already; name a folder that does not.")
+    config, tensors = read_config(base), read_weights(base)
+    pairs, _, scale = read_adapter(adapter)
+    for path, (A, B) in pairs.items():
+        if path == "lm_head" and config.tie_word_embeddings:  # with the head, the embedding would change
+            raise ValueError(f"{adapter}: the adapter is for lm_head, which is tied to the embedding in {base}; such a pair cannot be merged.")
+        weight = tensors.get(f"{path}.weight")
+        check_fit(adapter, path, (A, B), weight if weight is not None and weight.dim() == 2 else None)
+        tensors[f"{path}.weight"] = (weight.float() + scale * (B.float() @ A.float())).to(weight.dtype)
+    part = out.with_name(f"{out.name}.{os.getpid()}.tmp")
+    try:
+        write_safetensors(part / "model.safetensors", tensors)  # of one file or of many shards, it becomes one
+        for file in base.iterdir():  # config.json, the tokenizer's files, the chat template; but no list of shards
+            if file.suffix in (".json", ".model", ".txt", ".jinja") and not file.name.endswith(".index.json"):
+                shutil.copyfile(file, part / file.name)
+        os.rename(part, out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return len(pairs)
+
+
+def show(folder):
+    weights, rank, scale = read_adapter(folder)
     for path, (A, B) in weights.items():
         print(f"{path:40} A {str(tuple(A.shape)):>12}  B {str(tuple(B.shape)):>12}  |B A| {(B.float() @ A.float()).norm():.3f}")
     print(f"rank {rank}, scale alpha / r = {scale:g}, {sum(A.numel() + B.numel() for A, B in weights.values()):,} parameters")
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        usage="lora.py [-h] ADAPTER | merge BASE ADAPTER OUT",
+        description="Shows what is in a PEFT adapter folder, or merges it into its base: OUT becomes a model folder of its own.")
+    parser.add_argument("words", nargs="+", metavar="ADAPTER | merge BASE ADAPTER OUT", help="folders; for example out/tiny/ir, or: merge tiny out/tiny/ir merged")
+    match parser.parse_args().words:
+        case ["merge", base, adapter, out]:
+            print(f"{out}: {base} with {export(base, adapter, out)} layers changed by {adapter}")
+        case [folder] if folder != "merge":
+            show(folder)
+        case _:
+            parser.error("one folder to show, or merge and three folders")
 
 
 if __name__ == "__main__":

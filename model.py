@@ -4,7 +4,7 @@ The decoder is the one that Llama (arXiv 2302.13971), Mistral (arXiv 2310.06825)
 RMSNorm, rotary positions, grouped-query attention, SwiGLU. Its modules carry the names of the checkpoint's tensors,
 so no table of names stands between the file and the code.
 
-    python model.py tiny        what is in a model folder, and how its tokenizer cuts a sentence
+    python model.py tiny        what is in a model folder, how its tokenizer cuts a sentence, and in which template it is asked
 
 Shapes: B rows, T tokens, S positions to look back at, C hidden size, H query heads, K key/value heads, G = H / K, D head size,
 V vocabulary.
@@ -478,8 +478,36 @@ def pick_device(name="auto"):
 
 # ---------------------------------------------------------------------------------------------------------------------
 # tokenizer.json -> tiktoken
+#
+# tiktoken does one thing, fast: it cuts a text into words by a regular expression and, in each word, joins neighbouring bytes to the
+# token of lowest rank, again and again (a word that is itself a token is looked up at once). There are two kinds of file to bring into
+# that form. For each, a function returns
+#   prepare   what happens to a text before it is cut
+#   patterns  the regular expressions that cut it, one after the other; joined by | they would cut differently
+#   ranks     {bytes: rank}, for tiktoken
+#   ids       {rank: the token ids it stands for}
+#   pieces    {token id: its bytes}
 
+# The tokenizers library, whose ids these must be, composes characters (NFC) by the tables of Unicode 9. Marks that came later it leaves where
+# they stand, while Python, whose tables are newer, would put them in another order. These are the places where there are such marks.
+NEWER = regex.compile("[\u07fd\u0890-\u08d3\u09fe\u0c3c\u0d3b\u0d3c\u0eba\u1715\u1abf-\u1aff\u1df6-\u1dfa\ua82c\U00010d00-\U00010fff\U00011070"
+                      "\U0001133b\U00011380-\U000113ff\U0001145e\U00011800-\U00011aff\U00011d00-\U00011fff\U00016100-\U0001613f"
+                      "\U00016d40-\U00016fff\U0001e030-\U0001e7ff]")
 GPT2_SPLIT = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+
+
+def cut(pattern, text):
+    """What matches and what lies between, in order.
+
+    >>> cut(regex.compile("[0-9]"), "a12")
+    ['a', '1', '2']
+    """
+    pieces, end = [], 0
+    for match in pattern.finditer(text):
+        start, stop = match.span()
+        pieces += text[end:start], text[start:stop]
+        end = stop
+    return [piece for piece in (*pieces, text[end:]) if piece]
 
 
 def byte_alphabet():
@@ -489,116 +517,217 @@ def byte_alphabet():
     return {chr(b): b for b in plain} | {chr(256 + i): b for i, b in enumerate(others)}
 
 
+def read_merges(bpe):
+    """[(left, right)]: files write a merge as "left right" or as a pair."""
+    return [merge.split(" ") if isinstance(merge, str) else merge for merge in bpe["merges"]]
+
+
+def byte_level(spec, refuse):
+    """LLaMA-3, Qwen, DeepSeek, SmolLM2, tiny: tokens are strings of bytes."""
+    norm = spec.get("normalizer") or {"type": "Sequence", "normalizers": []}
+    norms = [n["type"] for n in norm.get("normalizers", [norm])]
+    if norms not in ([], ["NFC"]):
+        refuse(f"its normalizer is {norms}")
+
+    def prepare(text):
+        return "".join(unicodedata.normalize("NFC", part) for part in cut(NEWER, text)) if norms and not text.isascii() else text
+
+    patterns, on_bytes = [], False
+    cutter = spec.get("pre_tokenizer") or {}
+    for step in cutter.get("pretokenizers", [cutter]):
+        kind = step.get("type")
+        if kind == "Split" and step.get("behavior") == "Isolated" and not step.get("invert") and "Regex" in step["pattern"]:
+            patterns.append(step["pattern"]["Regex"])
+        elif kind == "Digits":
+            patterns.append(r"\p{N}" if step.get("individual_digits") else r"\p{N}+")
+        elif kind == "ByteLevel" and not step.get("add_prefix_space"):
+            on_bytes = True
+            if step.get("use_regex", True):
+                patterns.append(GPT2_SPLIT)
+        else:
+            refuse(f"its pre-tokenizer is {kind}")
+    if not on_bytes or not patterns:
+        refuse("its pre-tokenizer is not byte-level")
+
+    bpe, letters, added = spec["model"], byte_alphabet(), {t["content"]: t for t in spec.get("added_tokens", [])}
+    try:
+        pieces = {i: bytes(letters[c] for c in token) for token, i in bpe["vocab"].items() if token not in added}
+    except KeyError as character:
+        refuse(f"its vocabulary holds the character {character}, which stands for no byte")
+    ranks, ids = {piece: i for i, piece in pieces.items()}, {i: (i,) for i in pieces}  # a token's rank is its id:
+    if not bpe.get("ignore_merges"):  # then the merges must be in the order of ids
+        made = [bpe["vocab"].get(a + b, -1) for a, b in read_merges(bpe)]
+        if any(x >= y for x, y in zip(made, made[1:])):
+            refuse("its merges are not in the order of their ids")
+    # tiktoken needs all 256 bytes, and some files lack a few that no text should hold (SmolLM2's: 21). Those stand for no token.
+    for b in range(256):
+        if bytes([b]) not in ranks:
+            ranks[bytes([b])] = rank = max(ids) + 1
+            ids[rank] = ()
+    # DeepSeekMath has single letters such as ö among its added tokens. Those are no commands but text, cut out before all else.
+    alone = {text: t["id"] for text, t in added.items() if len(text) == 1 and not t.get("special")}
+    for letter, i in alone.items():
+        ids[ranks.setdefault(letter.encode(), max(ids) + 1)] = (i,)
+    if alone:
+        patterns.insert(0, "|".join(map(regex.escape, alone)))
+    return prepare, patterns, ranks, ids, pieces
+
+
+def sentencepiece(spec, refuse):
+    """LLaMA-2, Mistral v0.1: tokens are strings of characters, with U+2581 for a space; characters that no token holds are spelt with
+    the 256 tokens <0x00> to <0xFF>."""
+    norm, cutter = spec.get("normalizer") or {}, spec.get("pre_tokenizer") or {}
+    spaces = [{"type": "Prepend", "prepend": "\u2581"}, {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}]
+    if norm == {"type": "Sequence", "normalizers": spaces} and not cutter:
+        always = True  # a space before any text
+    elif not norm and cutter in [{"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": scheme, "split": False} for scheme in ("first", "always")]:
+        always = False  # a space before a text that has none there
+    else:
+        refuse(f"its normalizer is {norm.get('type')} and its pre-tokenizer {cutter.get('type')}")
+
+    def prepare(text):
+        text = text.replace("\u2581", " ")  # the file cannot tell them apart either
+        return f" {text}" if text and (always or text[0] != " ") else text
+
+    bpe = spec["model"]
+    tokens = {token.replace("\u2581", " "): i for token, i in bpe["vocab"].items()}
+    for t in spec.get("added_tokens", []):
+        tokens.pop(t["content"], None)
+    try:
+        byte = [tokens.pop(f"<0x{b:02X}>") for b in range(256)]
+    except KeyError as lost:
+        refuse(f"its vocabulary lacks the byte {lost}")
+    ranks, ids = {}, {}
+
+    def add(piece, *stands_for):
+        ids[ranks.setdefault(piece, len(ranks))] = stands_for
+
+    # The file merges characters, tiktoken bytes: these must become characters before anything else. So the lowest ranks are for single
+    # bytes, then each character's first two and three bytes and the whole. Of an unknown character, such a beginning may be left over.
+    for b in range(256):
+        add(bytes([b]), byte[b])
+    for token, i in tokens.items():
+        if len(token) == 1:
+            raw = token.encode()
+            for n in range(2, len(raw)):
+                add(raw[:n], *(byte[b] for b in raw[:n]))
+            add(raw, i)
+    # Then what the merges make, in their order, which is not that of the ids: by these, 454 of 3,638 problems would be cut differently.
+    # tiktoken joins any two pieces that make a token, so the file must list all pairs that do, one token after the other.
+    merges = [tuple(half.replace("\u2581", " ") for half in pair) for pair in read_merges(bpe)]
+    made = list(dict.fromkeys(a + b for a, b in merges))
+    for token in made:
+        if token not in tokens:
+            refuse(f"its merges make {token!r}, which its vocabulary lacks")
+        add(token.encode(), tokens[token])
+    pairs = [(token[:k], token[k:]) for token in made for k in range(1, len(token)) if token[:k] in tokens and token[k:] in tokens]
+    if set(pairs) != set(merges) or [a + b for a, b in merges] != [a + b for a, b in pairs]:
+        refuse("its merges are not all the pairs that make a token, one token after the other")
+    pieces = {i: token.encode() for token, i in tokens.items()} | {i: bytes([b]) for b, i in enumerate(byte)}
+    # The file cuts nothing. But where no token goes on with a space after something else, a cut before spaces changes nothing either, and
+    # words are found whole: four times as fast.
+    apart = not any(" " in token.lstrip(" ") for token in tokens)
+    return prepare, [r" +[^ ]*|[^ ]+" if apart else r"[\s\S]+"], ranks, ids, pieces
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Templates: how each of the paper's bases is asked, and answers. These are LLaMA-Factory's, in which the paper's adapters were trained.
+
+TEMPLATES = {  # name: (prompt, answer, what else ends a text, and how to know a folder: model_type in config.json and a special token)
+    "llama2": ("<s>[INST] {} [/INST]", "{}</s>", "", "llama", "<s>"),
+    "llama3": ("<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n{}<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+               "{}<|end_of_text|>", "<|eot_id|>", "llama", "<|start_header_id|>"),
+    "mistral": ("<s>[INST] {}[/INST]", " {}</s>", "", "mistral", "<s>"),
+    "qwen": ("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n",
+             "{}<|im_end|>\n", "", "qwen2", "<|im_start|>"),
+    "deepseek": ("<｜begin▁of▁sentence｜>User: {}\n\nAssistant:", "{}<｜end▁of▁sentence｜>", "", "llama", "<｜begin▁of▁sentence｜>"),
+    "plain": ("{}\n", "{}", "", None, None),  # any other base; its answers end in the end token of config.json
+}
+SPECIAL = r"(<\|\w+\|>|</?s>|<｜[^｜]+｜>)"  # what is a special token in this table
+
+
 class Tokenizer:
-    """A byte-level BPE from folder/tokenizer.json, run by tiktoken: a token's id is its merge rank.
+    """The BPE of folder/tokenizer.json, run by tiktoken, and the template that its base is asked in.
 
     >>> tokenizer.decode(tokenizer.encode("48/2 = 24"))
     '48/2 = 24'
 
-    Raises ValueError for other kinds of tokenizer.
+    template: a name in TEMPLATES; None: the one that the folder is known by. Raises ValueError for other kinds of tokenizer.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder, template=None):
         path = Path(folder) / "tokenizer.json"
         if not path.is_file():
             raise ValueError(f"{folder} has no tokenizer.json; other tokenizer files are not read.")
         spec = read_json(path)
 
         def refuse(what):
-            raise ValueError(f"{path}: {what}; only byte-level BPE tokenizers are read so far.")
+            raise ValueError(f"{path}: {what}; only BPE tokenizers that are byte-level or fall back to bytes are read.")
 
-        bpe = spec.get("model", {})
-        if bpe.get("type") != "BPE" or any(bpe.get(k) for k in ("byte_fallback", "continuing_subword_prefix", "end_of_word_suffix")):
-            refuse(f"its model is {bpe.get('type')}" + (" with byte fallback" if bpe.get("byte_fallback") else ""))
-        norm = spec.get("normalizer") or {"type": "Sequence", "normalizers": []}
-        norms = [n["type"] for n in norm.get("normalizers", [norm])]
-        if norms not in ([], ["NFC"]):
-            refuse(f"its normalizer is {norms}")
-        self.nfc = norms == ["NFC"]
-        self.patterns = self.read_patterns(spec.get("pre_tokenizer") or {}, refuse)
-
+        bpe = spec.get("model") or {}
+        if bpe.get("type") != "BPE" or any(bpe.get(k) for k in ("continuing_subword_prefix", "end_of_word_suffix")):
+            refuse(f"its model is {bpe.get('type')}")
         if not isinstance(bpe.get("vocab"), dict) or not isinstance(bpe.get("merges"), list):
             refuse("it has no vocab or no merges")
-        letters = byte_alphabet()
-        special = {t["content"]: t["id"] for t in spec.get("added_tokens", [])}
-        try:
-            ranks = {bytes(letters[c] for c in token): i for token, i in bpe["vocab"].items() if token not in special}
-        except KeyError as character:
-            refuse(f"its vocabulary holds the character {character}, which stands for no byte")
-        pairs = [m if isinstance(m, list) else m.split(" ") for m in bpe["merges"]]
-        if not bpe.get("ignore_merges"):  # a merge's rank must be its id, as tiktoken has it
-            made = [bpe["vocab"].get(a + b, -1) for a, b in pairs]
-            if any(x >= y for x, y in zip(made, made[1:])):
-                refuse("its merges are not in the order of their ids")
-        self.special, self.eos_ids = special, read_config(folder).eos_ids
-        self.known = {*ranks.values(), *special.values()}
-        # tiktoken needs all 256 bytes, and some files lack a few that no text should hold (SmolLM2's: 21). Those get ids that `encode` drops.
-        absent = [bytes([b]) for b in range(256) if bytes([b]) not in ranks]
-        ranks |= {byte: max(self.known) + 1 + i for i, byte in enumerate(absent)}
-        # It also drops what its pattern does not match (digits, say, that an earlier pattern cut out): the pattern must match gaps too.
-        last = self.patterns[-1]
-        pattern = rf"{last}|(?:(?!{last})[\s\S])+"
-        self.core = tiktoken.Encoding(path.parent.name, pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)
+        self.leading_space = bool(bpe.get("byte_fallback"))
+        read = sentencepiece if self.leading_space else byte_level
+        self.prepare, (*first, last), ranks, self.ids, self.pieces = read(spec, refuse)
+        self.special = {t["content"]: t["id"] for t in spec.get("added_tokens", [])}
+        self.pieces |= {i: token.encode() for token, i in self.special.items()}
+        self.cuts, self.last = [regex.compile(pattern) for pattern in first], regex.compile(last)
+        self.absent = bytes(b for b in range(256) if not self.ids[ranks[bytes([b])]])
+        # tiktoken drops what its pattern does not match (digits, say, that an earlier pattern cut out): the pattern must match gaps too.
+        self.core = tiktoken.Encoding(path.parent.name, pat_str=rf"{last}|(?:(?!{last})[\s\S])+", mergeable_ranks=ranks, special_tokens={})
 
-    @staticmethod
-    def read_patterns(spec, refuse):
-        """The regular expressions that cut a text into words, one after the other; joined by | they would cut differently."""
-        patterns, byte_level = [], False
-        for step in spec.get("pretokenizers", [spec]):
-            kind = step.get("type")
-            if kind == "Split" and step.get("behavior") == "Isolated" and not step.get("invert") and "Regex" in step["pattern"]:
-                patterns.append(step["pattern"]["Regex"])
-            elif kind == "Digits":
-                patterns.append(r"\p{N}" if step.get("individual_digits") else r"\p{N}+")
-            elif kind == "ByteLevel" and not step.get("add_prefix_space"):
-                byte_level = True
-                if step.get("use_regex", True):
-                    patterns.append(GPT2_SPLIT)
-            else:
-                refuse(f"its pre-tokenizer is {kind}")
-        if not byte_level or not patterns:
-            refuse("its pre-tokenizer is not byte-level")
-        return patterns
+        config = read_config(folder)
+        known = [name for name, (*_, family, token) in TEMPLATES.items() if family == config.model_type and token in self.special]
+        self.template = template or (known[0] if known else "plain")
+        if self.template not in TEMPLATES:
+            raise ValueError(f"there is no template {template!r}, only {', '.join(TEMPLATES)}.")
+        asked, said, stop, *_ = TEMPLATES[self.template]
+        if lost := [token for token in regex.findall(SPECIAL, asked + said + stop) if token not in self.special]:
+            raise ValueError(f"{path} has no token {lost[0]}, which the template {self.template} needs; choose another template.")
+        self.asked, self.said = ([self.special.get(part, part) for part in regex.split(SPECIAL, text) if part] for text in (asked, said))
+        ends = [self.special[token] for token in regex.findall(SPECIAL, said + stop)]
+        self.eos_ids = list(dict.fromkeys([*ends, *config.eos_ids]))  # any of them ends a text
+        if not ends:
+            self.said += self.eos_ids[:1]
 
     def encode(self, text):
         """Text -> ids. A special token spelt out in the text is ordinary text: only a template may place the real one."""
-        if self.nfc:
-            text = unicodedata.normalize("NFC", text)
-        words = [text]
-        for pattern in self.patterns[:-1]:
+        words = [self.prepare(text)]
+        for pattern in self.cuts:
             words = [piece for word in words for piece in cut(pattern, word)]
-        return [i for word in words for i in self.core.encode_ordinary(word) if i in self.known]
+        return [i for word in words for rank in self.join(word) for i in self.ids[rank]]
+
+    def join(self, text):
+        """The ranks that a text is joined to. Bytes without a token vanish before: what stands around them may be joined."""
+        raw = text.encode(errors="replace") if self.absent else b""
+        if raw == raw.translate(None, self.absent):
+            return self.core.encode_ordinary(text)
+        words = (word.encode(errors="replace").translate(None, self.absent) for word in cut(self.last, text))
+        return [rank for word in words if word for rank in self.core._encode_single_piece(word)]
 
     def decode(self, ids):
         """Ids -> text. Bytes that are not UTF-8, as a cut-off text may end in, become U+FFFD; ids without a token,
         which pad many a model's vocabulary, are no text."""
-        return self.core.decode([i for i in ids if i in self.known], errors="replace")
-
-
-    # The `plain` template, for bases that were never taught to chat: the request, a line break, the answer, the end token.
+        text = b"".join(self.pieces.get(i, b"") for i in ids).decode(errors="replace")
+        return text.removeprefix(" ") if self.leading_space else text  # which `prepare` has put there
 
     def prompt_ids(self, text):
         """The ids that ask for an answer to `text`."""
-        return self.encode(text + "\n")
+        return self.fill(self.asked, text)
 
     def answer_ids(self, text):
-        """The ids of an answer and of its end. Raises ValueError if config.json names no end token: such a text would never stop."""
+        """The ids of an answer and of its end, cut apart from the prompt. Raises ValueError if the base has no end token: such a text
+        would never stop."""
         if not self.eos_ids:
             raise ValueError("the model's config.json has no eos_token_id, so its answers could never end; add it.")
-        return self.encode(text) + self.eos_ids[:1]
+        return self.fill(self.said, text)
 
-
-def cut(pattern, text):
-    """What matches and what lies between, in order.
-
-    >>> cut(r"[0-9]", "a12")
-    ['a', '1', '2']
-    """
-    pieces, end = [], 0
-    for match in regex.finditer(pattern, text):
-        pieces += [text[end:match.start()], match.group()]
-        end = match.end()
-    return [piece for piece in (*pieces, text[end:]) if piece]
+    def fill(self, template, text):
+        """The ids of a template, a list of special ids and of texts, with `text` in the place of {} and cut together with what is beside it."""
+        return [i for part in template for i in ([part] if isinstance(part, int) else self.encode(part.replace("{}", text)))]
 
 
 def main():
@@ -611,6 +740,7 @@ def main():
         print(f"{name:60} {str(tuple(weight.shape)):>16}")
     print(f"{sum(w.numel() for w in model.parameters()):,} parameters, {model.dtype}")
     print(" | ".join(tokenizer.decode([i]) for i in tokenizer.encode(args.text)))
+    print(f"template {tokenizer.template}: {len(tokenizer.prompt_ids(args.text))} tokens ask this; an answer ends in any of {tokenizer.eos_ids}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """The laws of LoRA, against dense algebra done here and against peft."""
 import json
 import math
+import os
+import sys
 import warnings
 
 import pytest
@@ -278,6 +280,78 @@ def test_unmerging_restores_the_bits_of_a_bf16_base(base):
     assert all(torch.equal(layer.base.weight, before[name]) and layer.base.weight.dtype == torch.bfloat16 for name, layer in lora.layers(model))
 
 
+# A model folder of its own: python lora.py merge BASE ADAPTER OUT
+
+
+def merge_command(monkeypatch, *folders):
+    monkeypatch.setattr(sys, "argv", ["lora.py", "merge", *map(str, folders)])
+    lora.main()
+
+
+@pytest.mark.parametrize("settings", [dict(family="llama"), dict(family="llama", tie_word_embeddings=True), dict(family="qwen2", shard="50KB"),
+                                      dict(family="mistral", sliding_window=7, shard="50KB")], ids=str)
+def test_what_is_merged_into_a_folder_transformers_loads_with_the_logits_of_peft(make_base, tmp_path, monkeypatch, settings):
+    peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
+    base, hf = make_base(**settings)
+    extras = {"tokenizer.json": "{}", "tokenizer_config.json": '{"a": 1}', "chat_template.jinja": "{{ x }}", "tokenizer.model": "\0", "merges.txt": "a b"}
+    for name, text in extras.items():
+        (base / name).write_text(text)
+    (base / "pytorch_model.bin").write_bytes(b"pickled")
+    torch.manual_seed(0)
+    theirs = peft.get_peft_model(hf, peft.LoraConfig(r=3, lora_alpha=8, target_modules=PROJECTIONS, task_type="CAUSAL_LM", init_lora_weights=False))
+    theirs.eval().save_pretrained(tmp_path / "adapter")
+    merge_command(monkeypatch, base, tmp_path / "adapter", tmp_path / "new" / "merged")
+    out, ids = tmp_path / "new" / "merged", some_ids()
+    ours = transformers.AutoModelForCausalLM.from_pretrained(out, attn_implementation="eager")
+    with torch.no_grad():
+        assert close(ours(ids).logits, theirs(ids).logits, 2e-5) and far(ours(ids).logits, logits(load(base), ids))
+    assert close(logits(load(out), ids), ours(ids).logits.detach())
+    assert os.listdir(tmp_path / "new") == ["merged"]
+    assert {p.name for p in out.iterdir()} == {"config.json", "generation_config.json", "model.safetensors", *extras}
+    assert all((out / name).read_text() == text for name, text in extras.items())
+
+
+def test_a_merge_is_done_in_float32_and_written_in_the_dtype_of_the_base(make_base, tmp_path):
+    base, _ = make_base(dtype=torch.bfloat16, shard="50KB")
+    whole, _ = make_base(folder="whole", dtype=torch.bfloat16)
+    pairs = adapter(tmp_path / "a", whole, ["q_proj", "down_proj"], 4, 6.0, 0)
+    assert lora.export(base, tmp_path / "a", tmp_path / "out") == len(pairs) == 6
+    before, after = read_safetensors(whole / "model.safetensors"), read_safetensors(tmp_path / "out" / "model.safetensors")
+    assert before.keys() == after.keys() and {t.dtype for t in after.values()} == {torch.bfloat16}
+    for name in before:
+        if (layer := name.removesuffix(".weight")) in pairs:
+            A, B = pairs[layer]
+            exact = before[name].double() + 1.5 * B.double() @ A.double()
+            assert ((after[name] - exact).abs() <= 1.001 * 2**-8 * exact.abs()).all()  # half a step of bfloat16: rounded once
+        else:
+            assert torch.equal(before[name], after[name])
+
+
+def test_a_merge_that_fails_leaves_nothing(make_base, base, tmp_path, monkeypatch, capsys):
+    other, _ = make_base(folder="other", hidden_size=96)
+    deeper, _ = make_base("qwen2", folder="deeper", num_hidden_layers=4)
+    tied, _ = make_base("qwen2", folder="tied", tie_word_embeddings=True)
+    for name, source, targets in (("wide", other, ["q_proj"]), ("deep", deeper, ["v_proj"]), ("head", base, ["lm_head"]), ("good", base, ["q_proj"])):
+        adapter(tmp_path / name, source, targets, 4, 8, 0)
+    for at, name, says in ((base, "wide", "96 -> 96"), (base, "deep", "layers.3.self_attn.v_proj"), (tied, "head", "tied"), (base, "none", "no adapter")):
+        refusal(lora.export, at, tmp_path / name, tmp_path / "out", names=[tmp_path / name, says])
+    refusal(lora.export, tmp_path / "wide", tmp_path / "good", tmp_path / "out", names=["config.json"])
+    refusal(lora.export, base, tmp_path / "good", tmp_path / "good", names=[tmp_path / "good", "already"])
+
+    def interrupted(*paths):
+        raise KeyboardInterrupt
+    before = sorted(os.listdir(tmp_path))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(lora.shutil, "copyfile", interrupted)
+        lora.export(base, tmp_path / "good", tmp_path / "out")
+    assert sorted(os.listdir(tmp_path)) == before and "out" not in before
+    for words in (["merge"], ["merge", "a", "b"], ["a", "b"], []):
+        monkeypatch.setattr(sys, "argv", ["lora.py", *words])
+        with pytest.raises(SystemExit):
+            lora.main()
+    assert "merge BASE ADAPTER OUT" in capsys.readouterr().err
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The PEFT folder
 
@@ -373,6 +447,57 @@ def test_what_peft_trains_and_saves_we_load_with_the_same_logits(make_base, tmp_
     lora.switch(model, ["kg", "kg"])
     with torch.no_grad():
         assert close(logits(model, ids), theirs(ids).logits) and far(theirs(ids).logits, logits(load(base), ids))
+
+
+def released(folder, hf, **changes):
+    """A folder of the shape that the paper's authors published, made by peft: with adapter_config.json as peft wrote it then."""
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(0)
+    settings = dict(r=512, lora_alpha=1024, lora_dropout=0.1, target_modules=["q_proj", "v_proj"]) | changes
+    theirs = peft.get_peft_model(hf, peft.LoraConfig(task_type="CAUSAL_LM", **settings))
+    for name, p in theirs.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(p, std=0.01)
+    theirs.eval().save_pretrained(folder)
+    (folder / "adapter_config.json").write_text(json.dumps(dict(
+        alpha_pattern={}, auto_mapping=None, base_model_name_or_path="base", bias="none", fan_in_fan_out=False, inference_mode=True,
+        init_lora_weights=True, layer_replication=None, layers_pattern=None, layers_to_transform=None, loftq_config={}, megatron_config=None,
+        megatron_core="megatron.core", modules_to_save=None, peft_type="LORA", rank_pattern={}, revision=None, task_type="CAUSAL_LM",
+        use_dora=False, use_rslora=False) | settings))
+    return theirs
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_adapter_as_the_authors_released_them_is_loaded(make_base, tmp_path, dtype):
+    """Rank 512, alpha 1024, on q_proj and v_proj: the three of them side by side."""
+    base, hf = make_base("llama", num_key_value_heads=4)
+    theirs = released(tmp_path / "ir", hf)
+    if dtype == torch.bfloat16:
+        file = tmp_path / "ir" / "adapter_model.safetensors"
+        write_safetensors(file, {name: t.bfloat16() for name, t in read_safetensors(file).items()})
+        for p in [p for name, p in theirs.named_parameters() if "lora_" in name]:
+            p.data = p.data.bfloat16().float()
+    assert lora.read_adapter(tmp_path / "ir")[1:] == (512, 2.0)
+    model, ids = load(base), some_ids(3)
+    lora.stack(model, {role: tmp_path / "ir" for role in ("ir", "kg", "dr")})
+    lora.switch(model, ["kg", None, "dr"])
+    with torch.no_grad():
+        expected, plain = theirs(ids).logits, logits(load(base), ids)
+        assert close(logits(model, ids)[::2], expected[::2], 2e-5) and far(expected, plain)
+        assert torch.equal(logits(model, ids)[1], plain[1])
+
+
+def test_a_released_adapter_for_another_base_rank_or_target_is_refused_by_name(make_base, tmp_path):
+    base, _ = make_base("llama", num_key_value_heads=4)
+    released(tmp_path / "grouped", make_base("llama", folder="grouped base", num_key_value_heads=2)[1])
+    refusal(lora.stack, load(base), {"ir": tmp_path / "grouped"}, names=["layers.0.self_attn.v_proj", "64 -> 32", "64 -> 64", "another base"])
+    released(tmp_path / "rank", make_base("llama", folder="again", num_key_value_heads=4)[1], r=256)
+    edit_json(tmp_path / "rank" / "adapter_config.json", r=512)
+    refusal(lora.stack, load(base), {"ir": tmp_path / "rank"}, names=["rank 512", "(256, 64)"])
+    released(tmp_path / "target", make_base("llama", folder="third", num_key_value_heads=4)[1])
+    file = tmp_path / "target" / "adapter_model.safetensors"
+    write_safetensors(file, {name.replace("v_proj", "Wqkv"): t for name, t in read_safetensors(file).items()})
+    refusal(lora.stack, load(base), {"ir": tmp_path / "target"}, names=["layers.0.self_attn.Wqkv", "lacks"])
 
 
 # ---------------------------------------------------------------------------------------------------------------------

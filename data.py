@@ -431,9 +431,10 @@ Reply with nothing but a JSON object of this form: the key "knowledge" and a lis
 """
 COPIED = """These words or numbers are copied from the problem: {}. Write the whole list again, in the same JSON form, so that each rule
 holds for any problem of its kind. Keep a number only if it is the same in all problems."""
+# Words with a capital that are no names: those that problems and rules begin their sentences with.
 OPENERS = set("""How If The What There Each In On After They It At Then One For When Every This To Two During An Half Three Of While And But
     So Find Their From All By As Before Over Since Once With Some Only Another Both Twice Calculate Determine Let Given Use""".split())
-TRIES, LONGEST = 5, 3600  # requests for a row; seconds that we grant a server which asks for a pause
+TRIES, LONGEST = 5, 3600  # requests for a row, where a 429 counts a quarter; seconds that we grant a server which asks for a pause
 BACKOFF = 1, 30  # seconds until the next request where the server does not say: at first, and, as it doubles each time, at most
 
 
@@ -686,6 +687,7 @@ def consult(teacher, todo, journal, workers=8, prices=None):
         pass
     finally:
         signal.signal(signal.SIGINT, before)
+        teacher.stopping.set()  # also where the disk is full: nothing more is bought
         show()
     return finished == len(todo)
 
@@ -716,11 +718,12 @@ def augment(args):
     if not key.isascii() or re.search(r"[^!-~]", key):
         raise ValueError("OPENAI_API_KEY holds a character that cannot be in a key.")
     if args.map:
+        originals = read_rows(args.map)
         for source in (args.data, args.map):
             for number, line in enumerate(Path(source).read_bytes().splitlines(), 1):
                 if line.strip() and "id" not in json.loads(line):
                     raise ValueError(f"{source}:{number}: no \"id\" to join by.")
-        join(rows, read_rows(args.map))
+        join(rows, originals)
     teacher = Teacher(args.url, args.teacher, key, args.params, args.strict, args.timeout)
     keys, asked, done = [], {}, {}
     for row in rows:
@@ -733,7 +736,7 @@ def augment(args):
 
     def missing():
         return {key: row for key, row in asked.items() if "knowledge" not in done.get(key, ())
-                or args.strict and not done[key]["again"] and copied(done[key]["knowledge"], row["question"])}
+                or args.strict and not done[key].get("again") and copied(done[key]["knowledge"], row["question"])}
 
     if args.dry_run:
         if path.is_file():
@@ -758,7 +761,7 @@ def augment(args):
                 raise ValueError(f"Another run is filling {path}; wait for it, or stop it.") from None
             done, kept = read_journal(journal), f"What is paid for is kept in {path}: the same command goes on from there."
             try:
-                if not consult(teacher, missing(), journal, args.workers, args.prices):
+                if (todo := missing()) and not consult(teacher, todo, journal, args.workers, args.prices):
                     print(f"Stopped. {kept}", file=sys.stderr)
                     return 130
             except ValueError as error:

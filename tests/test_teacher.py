@@ -86,7 +86,7 @@ class Server:
         time.sleep(self.delay)
         made = self.answer(i, n, body)
         if made == "stall":
-            time.sleep(2.5)
+            time.sleep(5)
         if made in ("stall", "drop"):
             handler.connection.shutdown(socket.SHUT_RDWR)
             handler.close_connection = True
@@ -285,7 +285,8 @@ def test_a_run_writes_rows_that_train_in_the_order_of_the_input(serve, raw, augm
             if row["id"] != 9:
                 assert sum(render(row, role, tokenizer)[1]) > 0
     before = augment.out.read_bytes()
-    assert augment(server, source)[0] == 0 and sum(server.counts.values()) == 18 and augment.out.read_bytes() == before
+    status, said, _ = augment(server, source)
+    assert status == 0 and sum(server.counts.values()) == 18 and augment.out.read_bytes() == before and said == f"20 of 20 rows in {augment.out} have knowledge.\n"
     rows[4]["rationale"] = "otherwise"  # a changed row is asked for anew, and only that one
     assert augment(server, put(source, rows))[0] == 0 and sum(server.counts.values()) == 19 and server.counts[4] == 2
 
@@ -373,7 +374,7 @@ def test_a_server_that_refuses_without_json_mode_too_is_tried_once_without(serve
                                      (502, {}, b""), (503, {"Retry-After": "0"}, {}), (529, {}, {}), "drop", "half", "stall", (200, {}, b"{not json"), (200, {}, b"\xff\xfe")])
 def test_trouble_that_passes_is_outlived(serve, raw, augment, trouble):
     server = serve(lambda i, n, body: trouble if n == 0 and i % 2 else good(i, n, body))
-    status, said, rows = augment(server, raw(4), "--timeout", 1)
+    status, said, rows = augment(server, raw(4), *(["--timeout", 3] if trouble == "stall" else []))
     assert status == 0 and [row["knowledge"] for row in rows] == [knowledge(i) for i in range(4)]
     assert server.counts == Counter({0: 1, 1: 2, 2: 1, 3: 2})
 
@@ -397,20 +398,21 @@ def test_nobody_listens_there(serve, raw, augment):
     assert status == 2 and "htp://nowhere/chat/completions is not the address of a server." in said
 
 
-@pytest.mark.parametrize("headers", [{"Retry-After": "2"}, {"retry-after-ms": "1500"}, "date"])
-def test_after_a_429_all_workers_leave_the_server_alone_as_long_as_it_asks(serve, raw, augment, headers):
-    until = []
+@pytest.mark.parametrize("headers, wait", [({"Retry-After": "2"}, 2), ({"retry-after-ms": "1500"}, 1.5), ("date", 2)])
+def test_after_a_429_all_workers_leave_the_server_alone_as_long_as_it_asks(serve, raw, augment, headers, wait):
+    said_no = []
 
     def answer(i, n, body):
         if i == 10 and n == 0:
-            until.append((time.monotonic(), time.monotonic() + (2 if "Retry-After" in headers else 1.5 if headers != "date" else 2)))
+            said_no.append(time.monotonic())
             return 429, {"Retry-After": formatdate(time.time() + 3, usegmt=True)} if headers == "date" else headers, {"error": {"code": "slow_down"}}
         return good(i, n, body)
     server = serve(answer, delay=0.02)
     assert augment(server, raw(60), "--workers", 4)[0] == 0
-    [(start, end)] = until
-    early = [t for t in server.times if start + 0.3 < t < end - 0.1]  # 0.3 s: for what the others had under way
-    assert not early and sum(t > end for t in server.times) >= 40
+    times = sorted(time for time in server.times if time > said_no[0])
+    assert len(times) >= 40
+    gap, i = max((b - a, i) for i, (a, b) in enumerate(zip(times, times[1:])))
+    assert gap > 0.7 * wait and i < 20  # soon nobody asks (what was under way arrives, of course), for about as long as it said
 
 
 def test_a_server_that_misbehaves_in_every_way_at_random(serve, raw, augment):
@@ -423,10 +425,10 @@ def test_a_server_that_misbehaves_in_every_way_at_random(serve, raw, augment):
 
     def answer(i, n, body):
         with server.lock:
-            trouble = rng.choices(troubles, [0.3 if t == "stall" else 2 for t in troubles])[0] if rng.random() < 0.3 else None
+            trouble = rng.choices(troubles, [0.2 if t == "stall" else 2 for t in troubles])[0] if rng.random() < 0.3 else None
         return trouble or good(i, n, body)
     server = serve(answer)
-    status, said, rows = augment(server, raw(300), "--timeout", 1)
+    status, said, rows = augment(server, raw(300), "--timeout", 3)
     assert [row["id"] for row in rows] == list(range(300))
     failed = [i for i, row in enumerate(rows) if row["knowledge"] != knowledge(i)]
     entries = {tuple(entry.get("knowledge", ())): entry for entry in lines(augment.journal)}
@@ -483,11 +485,11 @@ def start(server, source, out, *more):
                             env=os.environ | {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": ""}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-def wait_for(condition, seconds=60):
+def wait_for(condition, seconds=300):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "this did not come true in time"
-        time.sleep(0.002)
+        time.sleep(0.005)
 
 
 def in_journal(path):
@@ -498,7 +500,7 @@ def in_journal(path):
 
 def test_killed_25_times_nothing_is_lost_or_paid_for_twice(serve, raw, augment, tmp_path):
     """22 kills at random moments of the asking, 3 while the rows are put together; then the file is what one calm run writes."""
-    server, source, rng, n = serve(delay=0.02), raw(450), random.Random(1), 450
+    server, source, rng, n = serve(delay=0.02), raw(900), random.Random(1), 900
     out = tmp_path / "killed" / "train.jsonl"
     journal = out.with_name("train.jsonl.journal")
     finished, kills = {}, 0  # rows that were in the journal when a kill came, with the requests for them until then
@@ -506,13 +508,13 @@ def test_killed_25_times_nothing_is_lost_or_paid_for_twice(serve, raw, augment, 
         if kills >= 22 and len(in_journal(journal)) < n:
             goal = n * 2  # no kill until all is asked for
         else:
-            goal = sum(server.counts.values()) + rng.randrange(0, 24)
+            goal = sum(server.counts.values()) + rng.randrange(0, 40)
         process = start(server, source, out)
         if kills < 22:
             wait_for(lambda: sum(server.counts.values()) >= goal or process.poll() is not None)
             time.sleep(rng.uniform(0, 0.03))
         else:
-            wait_for(lambda: len(in_journal(journal)) == n)
+            wait_for(lambda: journal.read_bytes().count(b"\n") == n)
             time.sleep(rng.uniform(0, 1.5))
         process.kill()
         process.communicate()
@@ -521,9 +523,9 @@ def test_killed_25_times_nothing_is_lost_or_paid_for_twice(serve, raw, augment, 
         assert not out.exists() or len(lines(out)) == n  # never half of it
         for i in in_journal(journal):
             finished.setdefault(i, server.counts[i])
-    assert 22 * 3 < len(finished)
+    assert len(finished) > 100
     process = start(server, source, out)
-    said = process.communicate(timeout=60)
+    said = process.communicate(timeout=300)
     assert process.returncode == 0, said
     assert all(server.counts[i] == count for i, count in finished.items())  # not one of them was asked for again
     assert n <= sum(server.counts.values()) <= n + 25 * 8
@@ -534,26 +536,33 @@ def test_killed_25_times_nothing_is_lost_or_paid_for_twice(serve, raw, augment, 
 
 @pytest.mark.parametrize("times", [1, 2])
 def test_ctrl_c_waits_for_what_is_paid_for_and_says_how_to_go_on(serve, raw, tmp_path, times):
-    server, source, out = serve(delay=1.0), raw(40), tmp_path / "train.jsonl"
+    release = threading.Event()
+
+    def answer(i, n, body):
+        if i >= 5:
+            release.wait(300)
+        return good(i, n, body)
+    server, source, out = serve(answer), raw(40), tmp_path / "train.jsonl"
+    journal = tmp_path / "train.jsonl.journal"
     process = start(server, source, out, "--workers", 5)
-    wait_for(lambda: len(server.bodies) >= 10)  # the second five are in flight
-    time.sleep(0.2)
+    wait_for(lambda: len(server.bodies) == 10 and len(in_journal(journal)) == 5)  # the second five are in flight
     if shutil.which("ps"):
         listing = subprocess.run(["ps", "-eww", "-o", "args"], capture_output=True, text=True).stdout
         assert str(out) in listing and KEY not in listing
-    begin = time.monotonic()
     process.send_signal(signal.SIGINT)
-    if times == 2:
-        time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=30)
-    assert process.returncode == 130 and "Ctrl-C again abandons them" in stderr and "Traceback" not in stderr
-    assert stderr.endswith(f"Stopped. What is paid for is kept in {out}.journal: the same command goes on from there.\n") and not out.exists()
+    said = ""
+    while "Ctrl-C again abandons them" not in said:
+        said += process.stderr.readline()
+        assert process.poll() is None
     if times == 1:
-        assert len(server.bodies) == 10 == len(in_journal(tmp_path / "train.jsonl.journal"))
+        release.set()
     else:
-        assert 5 <= len(in_journal(tmp_path / "train.jsonl.journal")) <= 10
-        assert len(server.bodies) == 10 and time.monotonic() - begin < 20
+        process.send_signal(signal.SIGINT)
+    _, rest = process.communicate(timeout=120)
+    release.set()
+    assert process.returncode == 130 and "Traceback" not in said + rest and not out.exists()
+    assert rest.endswith(f"Stopped. What is paid for is kept in {journal}: the same command goes on from there.\n")
+    assert len(server.bodies) == 10 and len(in_journal(journal)) == (10 if times == 1 else 5)
 
 
 def test_two_runs_at_once_do_not_both_pay(serve, raw, augment):
@@ -648,3 +657,12 @@ def test_map_needs_ids_and_leaves_the_rest_to_a_teacher_if_there_is_one(serve, r
         status, said, _ = augment(None, source, "--map", originals)
         assert status == 2 and said == f"{path}:2: no \"id\" to join by."
         put(path, rows)
+    originals.write_text("{\n")
+    status, said, _ = augment(None, source, "--map", originals)
+    assert status == 2 and said.startswith(f"{originals}:1: not a JSON object")
+
+
+def test_without_a_teacher_or_a_map_there_is_nothing_to_do(raw, augment):
+    for flags in ([], ["--dry-run"], ["--map", "x", "--dry-run"]):
+        done = subprocess.run([sys.executable, *command(raw(1), augment.out, *flags)], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 2 and "needs a --teacher to ask, or a --map" in done.stderr

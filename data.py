@@ -2,18 +2,26 @@
 
 A row is a dict with the authors' keys: id, question, rationale, knowledge (a list of general rules), answer.
 Rows come from a JSONL file, or from the toy world below: a generator of grade-school word problems that know their own
-rules and solution, so that everything here runs with no download and no key.
+rules and solution, so that everything here runs with no download and no key. Rows without rules get them from a teacher.
 
     python data.py show --role dr           one training example, the supervised tokens in colour
     python data.py toy --split test -n 500      problems of the toy world, as JSONL
+    python data.py augment --data rows.jsonl --out train.jsonl --teacher gpt-4o      rules for your rows, paid for once
 """
 import argparse
 import hashlib
 import json
+import os
+import queue
 import random
 import re
+import signal
 import sys
-from collections import namedtuple
+import threading
+import time
+from collections import Counter, namedtuple
+from datetime import timedelta
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import lorid
@@ -388,6 +396,413 @@ def micro_batches(examples, budget):
     return groups
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# The teacher. A large model, behind any OpenAI-compatible endpoint, is shown a question with its solution and writes down the
+# knowledge behind it (in the paper: GPT-4o). Its replies cost money, so what is paid for is kept: each finished row becomes a line of
+# the journal, a file beside the output, at once. A run that was stopped, or killed, and is started again asks only for what is missing.
+
+TEACHER = """\
+You write down the knowledge behind worked solutions of mathematics problems, for a student who is to learn to think of the right
+rules before computing anything.
+
+At the end of this message stand a problem and its solution. For every step of the solution, in the order of the solution, write the
+general rule that the step applies.
+
+A general rule
+- holds for every problem of its kind, and helps somebody who has never seen this one;
+- names nothing that belongs to this problem alone: no person, place, thing, date or amount. A number may stand in a rule only if it
+  is the same in all problems, like the 60 minutes of an hour;
+- is one plain sentence that says what is known and what to do with it; formulas are written with words or letters;
+- computes nothing and does not give the answer away.
+
+Cover every step, and add no rule that the solution does not use. If several steps apply the same rule, write it once, where it comes
+first. Write 1 to 12 rules, without numbering.
+
+An example.
+Problem: Farmer Iris plants 6 rows of 14 tulips. A third of the tulips do not come up. How many tulips does she see?
+Solution: She plants 6 * 14 = 84 tulips. 84 / 3 = 28 of them do not come up. So she sees 84 - 28 = 56 tulips.
+"Multiply the 6 rows by 14 tulips" is no general rule: it repeats the story. "Use multiplication" is none either: it does not say
+when. This is right:
+{"knowledge": ["The total of equal groups is the number of groups times the size of one group.", \
+"A fraction of a whole is the whole divided by the denominator and multiplied by the numerator.", \
+"What remains of a whole is the whole minus the part that is gone."]}
+
+Reply with nothing but a JSON object of this form: the key "knowledge" and a list of texts, a rule each.
+"""
+COPIED = """These words or numbers are copied from the problem: {}. Write the whole list again, in the same JSON form, so that each rule
+holds for any problem of its kind. Keep a number only if it is the same in all problems."""
+# Words with a capital that are no names: those that problems and rules begin their sentences with.
+OPENERS = set("""How If The What There Each In On After They It At Then One For When Every This To Two During An Half Three Of While And But
+    So Find Their From All By As Before Over Since Once With Some Only Another Both Twice Calculate Determine Let Given Use""".split())
+TRIES, LONGEST = 5, 3600  # requests for a row, where a 429 counts a quarter; seconds that we grant a server which asks for a pause
+BACKOFF = 1, 30  # seconds until the next request where the server does not say: at first, and, as it doubles each time, at most
+
+
+class Again(Exception):
+    """A reply was of no use, the next may be; the text says why. wait: seconds until then, None if the server did not say."""
+
+    def __init__(self, why, wait=0, crowded=False):
+        super().__init__(why)
+        self.wait, self.crowded = wait, crowded  # crowded: the server is asked too often, by all workers together
+
+
+def read_rules(reply):
+    """The rules in a chat completion: the list in its last JSON object that has just one, whatever fences or prose stand around.
+    Raises Again if there are none to be used.
+
+    >>> read_rules({"choices": [{"message": {"content": 'Here: ```json {"knowledge": ["Add  both."]}```'}, "finish_reason": "stop"}]})
+    ['Add both.']
+    """
+    try:
+        choice = reply["choices"][0]
+        ended, refusal, content = choice.get("finish_reason"), choice["message"].get("refusal"), choice["message"].get("content")
+    except (LookupError, TypeError, AttributeError):
+        raise Again("not a chat completion") from None
+    if ended == "length":
+        raise Again("cut off (finish_reason length)")
+    if ended == "content_filter" or refusal:
+        raise Again("refused")
+    if not isinstance(content, str) or not content.strip():
+        raise Again("empty")
+    lists, at = [], content.find("{")
+    while at >= 0:
+        try:
+            found, end = json.JSONDecoder().raw_decode(content, at)
+            inside = [value for value in found.values() if isinstance(value, list)]
+            lists += inside if len(inside) == 1 else []
+        except (ValueError, RecursionError):
+            end = at + 1
+        at = content.find("{", end)
+    if not lists or not 1 <= len(lists[-1]) <= 12 or not all(isinstance(rule, str) and rule.strip() for rule in lists[-1]):
+        raise Again("no JSON object with a list of 1 to 12 texts")
+    return [" ".join(rule.split()) for rule in lists[-1]]  # a line break would make two rules of one
+
+
+def copied(rules, question):
+    """Names and numbers that the rules share with the question, a sign that they tell its story. A guess: some numbers belong in
+    a rule (the 2 of an average), and a name is what has a capital and is not a common first word.
+
+    >>> copied(["Add the clips of April and May.", "Half of 48 is 24."], "Natalia sold 48 clips in April, half as many in May.")
+    ['48', 'April', 'May']
+    """
+    ours, theirs = ({word.replace(",", "") for word in re.findall(r"\d[\d,]*\.?\d+|\w+", text)} for text in ("\n".join(rules), question))
+    return sorted(word for word in ours & theirs if word[0].isdecimal() or word[0].isupper() and len(word) > 1
+                  and word not in OPENERS and word.lower() not in ours | theirs)
+
+
+def asked_wait(headers):
+    """Seconds that a server wants to be left alone: retry-after-ms, or Retry-After in seconds or as an HTTP date. None if not said."""
+    for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
+        value = headers.get(name, "").strip()
+        try:
+            wait = float(value) / unit if re.fullmatch(r"\d+(\.\d*)?", value) else parsedate_to_datetime(value).timestamp() - time.time()
+        except (ValueError, TypeError, OverflowError):
+            continue
+        if wait > 0:
+            return min(wait, LONGEST)
+    return None
+
+
+def usage(reply):
+    """(tokens in, tokens out) as the server counts them; 0 where it does not."""
+    counts = reply.get("usage") if isinstance(reply, dict) else None
+    counts = [counts.get(key) for key in ("prompt_tokens", "completion_tokens")] if isinstance(counts, dict) else [0, 0]
+    return [count if isinstance(count, int) else 0 for count in counts]
+
+
+class Teacher:
+    """A model behind an endpoint, asked by several threads at once. What one of them learns holds for all: that the server wants to be
+    left alone for a while, that it has no JSON mode, that it is time to stop."""
+
+    def __init__(self, url, model, key="", params=(), strict=False, timeout=120):
+        self.url, self.key, self.timeout = f"{url.rstrip('/')}/chat/completions", key, timeout
+        self.model, self.params, self.strict = model, dict(params), strict
+        self.quiet_until, self.json_mode, self.trouble, self.stopping, self.broken = 0.0, True, None, threading.Event(), None
+
+    def request(self, row):
+        """Model, messages and parameters: what the journal knows a row by."""
+        problem = f"{TEACHER}\nProblem: {row['question'].strip()}\nSolution: {str(row['rationale']).strip()}"
+        return {"model": self.model, "messages": [{"role": "user", "content": problem}]} | self.params
+
+    def body(self, request):
+        return ({"response_format": {"type": "json_object"}} if self.json_mode else {}) | request
+
+    def sign(self, request):  # called by requests; a plain header would give way to what a .netrc says of this host
+        if self.key:
+            request.headers["Authorization"] = f"Bearer {self.key}"
+        return request
+
+    def hide(self, text):
+        """The text without the key, should the server say it back. Keys that short (x, none) are no secrets, but may be words."""
+        return text.replace(self.key, "[key]") if len(self.key) >= 6 else text
+
+    def post(self, session, request):
+        """The reply to one request, whatever JSON it is. Raises Again, or ValueError in the server's own words if no other try can help."""
+        body = self.body(request)
+        try:
+            response = session.post(self.url, json=body, auth=self.sign, timeout=(10, self.timeout), allow_redirects=False)
+        except OSError as error:  # also what requests raises; its words are left out, for they may hold anything
+            if isinstance(error, ValueError):
+                raise ValueError(f"{self.url} is not the address of a server.") from None
+            raise Again("no reply in time" if "Timeout" in type(error).__name__ else "no connection, or a lost one", None) from None
+        status, text = response.status_code, str(response.content, "utf-8", "replace")
+        try:
+            reply = json.loads(text)
+        except (ValueError, RecursionError):
+            reply = text
+        if status == 200:
+            return reply
+        if status >= 500 or status in (408, 409, 429) and "insufficient_quota" not in text:
+            raise Again(f"HTTP status {status}", asked_wait(response.headers), crowded=status == 429)
+        if status in (400, 422) and body != request and re.search("response_format|json", text, re.I):
+            self.json_mode = False
+            raise Again("no JSON mode")
+        error = reply.get("error", reply) if isinstance(reply, dict) else text
+        words = error.get("message", text) if isinstance(error, dict) else error
+        raise ValueError(f"{self.url} answered with status {status}: {self.hide(' '.join(str(words).split()))[:500]}")
+
+    def rest(self, until):
+        """Wait until then, a time of time.monotonic(), and as long as the server wants quiet. Returns False if all stops meanwhile."""
+        while (left := max(until, self.quiet_until) - time.monotonic()) > 0 and not self.stopping.is_set():
+            self.stopping.wait(left + random.uniform(0, min(left, 1)))  # or all workers would come back in the same instant
+        return not self.stopping.is_set()
+
+    def ask(self, session, row):
+        """What the journal shall say of a row: its knowledge, or why it failed. None if all stops before that is known."""
+        request, question, tokens = self.request(row), row["question"], [0, 0]
+        knowledge, failure, again = None, None, False
+        tries = failures = until = 0
+        while tries < TRIES:
+            if not self.rest(until):
+                return None
+            try:
+                reply = self.post(session, request)
+                tokens = [sum(pair) for pair in zip(tokens, usage(reply))]
+                rules = [self.hide(rule) for rule in read_rules(reply)]
+            except Again as error:
+                failure = self.trouble = str(error)
+                wait = error.wait
+                if wait is None:
+                    wait = min(BACKOFF[1], BACKOFF[0] * 2 ** failures) * random.uniform(0.5, 1)
+                until = time.monotonic() + wait
+                if error.crowded:
+                    self.quiet_until = max(self.quiet_until, until)
+                failures, tries = failures + 1, tries + (0.25 if error.crowded else 1)  # a crowd says little against this row
+                continue
+            tries += 1
+            words = copied(rules, question)
+            if knowledge is None or len(words) < len(copied(knowledge, question)):
+                knowledge = rules
+            if not (self.strict and words) or again:
+                break
+            again = True
+            request = request | {"messages": [*request["messages"], {"role": "assistant", "content": json.dumps({"knowledge": rules})},
+                                              {"role": "user", "content": COPIED.format(", ".join(words))}]}
+        return {"tokens": tokens, "again": again} | ({"knowledge": knowledge} if knowledge else {"failed": failure})
+
+    def ask_all(self, todo, workers=8):
+        """todo: {key: row}. Yields entries for the journal as rows are finished, and None now and then while none is. Once `stopping` is
+        set, or a worker has met an error that concerns all rows, nothing more is sent; what is in flight arrives, the error is raised."""
+        import requests  # here, because nothing else needs it
+        waiting, finished = iter(list(todo.items())), queue.SimpleQueue()
+
+        def work():
+            try:
+                with requests.Session() as session:  # keeps its connection from row to row
+                    for key, row in waiting:  # one iterator for all workers: a row goes to one of them
+                        if (entry := self.ask(session, row)) is None:
+                            break
+                        finished.put({"key": key} | entry)
+            except Exception as error:
+                self.broken = self.broken or error
+                self.stopping.set()
+
+        threads = [threading.Thread(target=work, daemon=True) for _ in range(min(workers, len(todo)))]
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads) or not finished.empty():
+            try:
+                yield finished.get(timeout=0.1)
+            except queue.Empty:
+                yield None
+        if self.broken:
+            raise self.broken
+
+
+def read_journal(file):
+    """{key: entry} of a journal. A last line that a kill has torn is cut off; what failed in one run and was done in another is done."""
+    file.seek(0)
+    text, entries = file.read(), {}
+    whole = text[:text.rfind(b"\n") + 1]
+    if whole != text and file.writable():
+        file.truncate(len(whole))
+    for number, line in enumerate(whole.splitlines(), 1):
+        try:
+            entry = json.loads(line)
+            if "knowledge" in entry or entry["key"] not in entries:
+                entries[entry["key"]] = entry
+        except (ValueError, LookupError, TypeError):
+            raise ValueError(f"{file.name}:{number}: damaged; delete this line, and its row will be asked for again.") from None
+    return entries
+
+
+def price(tokens, prices):
+    """[tokens in, out] and what they cost, in words. prices: dollars for a million of each, or None."""
+    dollars = f", about ${(tokens[0] * prices[0] + tokens[1] * prices[1]) / 1e6:.2f}" if prices else ""
+    return f"{tokens[0]:,} tokens in, {tokens[1]:,} out{dollars}"
+
+
+def consult(teacher, todo, journal, workers=8, prices=None):
+    """Ask for the knowledge of the rows in todo, {key: row}; each goes to the journal, a binary file, the moment it is finished. Returns
+    whether all are. The first Ctrl-C waits for the requests in flight, which are paid for; the second does not."""
+    start = shown = time.monotonic()
+    finished, failed, tokens, terminal = 0, 0, [0, 0], sys.stderr.isatty()
+
+    def show(end="\n"):
+        now = time.monotonic()
+        rate, pause = finished / (now - start), teacher.quiet_until - now
+        left = timedelta(seconds=round((len(todo) - finished) / rate)) if rate else "?"
+        print(f"{finished}/{len(todo)} rows, {rate:.1f} rows/s, {left} left, {price(tokens, prices)}"
+              + (f", {failed} failed" if failed else "") + (f", last trouble: {teacher.trouble}" if teacher.trouble else "")
+              + (f", the server wants {pause:.0f} s of quiet" if pause > 0 else ""), end=end, file=sys.stderr, flush=True)
+        os.fsync(journal.fileno())  # not even a power cut loses more than ten seconds
+
+    def enough(*_):
+        teacher.stopping.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.write(2, b"\nWaiting for the requests in flight; Ctrl-C again abandons them.\n")  # print could be in the middle of a line
+
+    before = signal.signal(signal.SIGINT, enough)
+    try:
+        for entry in teacher.ask_all(todo, workers):
+            if entry:
+                journal.write(json.dumps(entry).encode() + b"\n")
+                journal.flush()  # from here on, no kill can lose it
+                finished, failed = finished + 1, failed + ("failed" in entry)
+                tokens = [sum(pair) for pair in zip(tokens, entry["tokens"])]
+            if time.monotonic() - shown > (1 if terminal else 10):
+                shown = time.monotonic()
+                show("\033[K\r" if terminal else "\n")
+    except KeyboardInterrupt:
+        pass
+    finally:
+        signal.signal(signal.SIGINT, before)
+        teacher.stopping.set()  # also where the disk is full: nothing more is bought
+        show()
+    return finished == len(todo)
+
+
+def join(rows, originals):
+    """Give the rows without knowledge that of the original with their id. If both have a type, or a level, these must be equal, too: MATH
+    counts its ids anew in each. Raises ValueError if several originals fit that differ."""
+    known, marks = {}, lambda row: [str(row.get(key) or "") for key in ("type", "level")]
+    for row in originals:
+        if row["knowledge"]:
+            known.setdefault(str(row["id"]), set()).add((*marks(row), tuple(row["knowledge"])))
+    for row in rows:
+        if not row["knowledge"]:
+            fitting = {rules for *theirs, rules in known.get(str(row["id"]), ())
+                       if all(a == b or not a or not b for a, b in zip(marks(row), theirs))}
+            if len(fitting) > 1:
+                raise ValueError(f"{row['where']}: the id {row['id']} stands for {len(fitting)} different lists of rules in --map; "
+                                 "a type or level in both files would tell which.")
+            row["knowledge"] = list(*fitting)
+
+
+def augment(args):
+    """Writes args.out, and says what became of it. Returns the exit status: 1 if rows are without knowledge, 130 after Ctrl-C."""
+    rows, out, key = read_rows(args.data)[:args.n], Path(args.out), os.environ.get("OPENAI_API_KEY", "").strip()
+    path = out.with_name(out.name + ".journal")
+    if out.is_dir() or out.resolve() in [Path(source).resolve() for source in (args.data, args.map) if source]:
+        raise ValueError(f"--out {out} is a folder or one of the files to be read; give the rows a file of their own.")
+    if not key.isascii() or re.search(r"[^!-~]", key):
+        raise ValueError("OPENAI_API_KEY holds a character that cannot be in a key.")
+    if args.map:
+        originals = read_rows(args.map)
+        for source in (args.data, args.map):
+            for number, line in enumerate(Path(source).read_bytes().splitlines(), 1):
+                if line.strip() and "id" not in json.loads(line):
+                    raise ValueError(f"{source}:{number}: no \"id\" to join by.")
+        join(rows, originals)
+    teacher = Teacher(args.url, args.teacher, key, args.params, args.strict, args.timeout)
+    keys, asked, done = [], {}, {}
+    for row in rows:
+        keys.append(None)
+        if args.teacher and not row["knowledge"]:
+            if not str(row.get("rationale", "")).strip():
+                raise ValueError(f"{row['where']}: no \"rationale\" to show to the teacher.")
+            keys[-1] = hashlib.sha256(json.dumps(teacher.request(row), sort_keys=True).encode()).hexdigest()[:32]
+            asked[keys[-1]] = row  # rows that are twice in the file are asked for once
+
+    def missing():
+        return {key: row for key, row in asked.items() if "knowledge" not in done.get(key, ())
+                or args.strict and not done[key].get("again") and copied(done[key]["knowledge"], row["question"])}
+
+    if args.dry_run:
+        if path.is_file():
+            with open(path, "rb") as journal:
+                done = read_journal(journal)
+        todo = missing()
+        for row in list(todo.values())[:1]:
+            print(f"POST {teacher.url}\n{json.dumps(teacher.body(teacher.request(row)), indent=2, ensure_ascii=False)}\n")
+        letters = [(len(json.dumps(teacher.request(row))), len(str(row["rationale"]))) for row in todo.values()]  # rules are about as long
+        tokens = [sum(side) // 4 for side in zip(*letters)] or [0, 0]  # a token is about four letters
+        print(f"{len(rows)} rows, {len(todo)} to ask for: about {price(tokens, args.prices)}. Nothing was sent.")
+        return 0
+    if asked:
+        import fcntl  # here, because it is not on every system
+        if out.exists() and not path.exists():
+            raise ValueError(f"{out} is there already, without its journal {path}; move it away or name another --out.")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a+b") as journal:
+            try:
+                fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)  # let go by the system when this process ends, however it ends
+            except BlockingIOError:
+                raise ValueError(f"Another run is filling {path}; wait for it, or stop it.") from None
+            done, kept = read_journal(journal), f"What is paid for is kept in {path}: the same command goes on from there."
+            try:
+                if (todo := missing()) and not consult(teacher, todo, journal, args.workers, args.prices):
+                    print(f"Stopped. {kept}", file=sys.stderr)
+                    return 130
+            except ValueError as error:
+                raise ValueError(f"{error} {kept}") from None
+            done = read_journal(journal)
+
+    failures, copies = Counter(), []
+    for row, key in zip(rows, keys):
+        entry = done.get(key, {})
+        row["knowledge"] = row["knowledge"] or entry.get("knowledge", [])
+        if not row["knowledge"]:
+            failures[entry.get("failed", f"no original in {args.map}")] += 1
+        elif key and (words := copied(row["knowledge"], row["question"])):
+            copies.append(f"{row['where']} has {', '.join(words)}")
+    from model import write_whole  # here, because it brings torch
+    plain = ({key: value for key, value in row.items() if key != "where" and (key, value) != ("answer", None)} for row in rows)
+    write_whole(out, (json.dumps(row).encode() + b"\n" for row in plain))
+    print(f"{len(rows) - failures.total()} of {len(rows)} rows in {out} have knowledge.")
+    if failures:
+        print(f"{failures.total()} have none: {'; '.join(f'{n} {why}' for why, n in failures.most_common())}. "
+              "The same command asks for these again; kg and dr refuse them, ir does not mind.")
+    if copies:
+        print(f"{len(copies)} have rules that copy a name or number from the question ({copies[0]}).")
+    return 1 if failures else 0
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The command line
+
+
+def json_object(text):
+    """argparse's type for a JSON object."""
+    try:
+        value = json.loads(text, parse_constant=int)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a JSON object")
+    return value
+
+
 def positive(text):
     """argparse's type for numbers that must be whole and above 0."""
     if not text.isdecimal() or int(text) == 0:
@@ -407,7 +822,26 @@ def main():
     make.add_argument("--split", choices=("train", "valid", "test"), default="train", help="which problems (default: train)")
     make.add_argument("--seed", type=int, default=0, help="another seed makes other problems (default: 0)")
     make.add_argument("-n", type=positive, default=1000, help="how many (default: 1000)")
+    more = commands.add_parser("augment", help="add knowledge to rows: ask a teacher model for it, or take it from originals by id")
+    more.add_argument("--data", required=True, help="the rows: a JSONL file with question and rationale; those that have knowledge keep it")
+    more.add_argument("--out", required=True, help="where to write them; OUT.journal beside it keeps what is paid for")
+    more.add_argument("--teacher", metavar="MODEL", help="the model to ask, as its server names it; the key is read from OPENAI_API_KEY")
+    more.add_argument("--url", default=os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1",
+                      help="its server, any that is OpenAI-compatible (default: OPENAI_BASE_URL, else https://api.openai.com/v1)")
+    more.add_argument("--params", type=json_object, default={"max_tokens": 1000}, metavar="JSON",
+                      help="what else requests say; another model or other params ask for all rows anew (default: {\"max_tokens\": 1000})")
+    more.add_argument("--workers", type=positive, default=8, help="requests at the same time (default: 8)")
+    more.add_argument("--timeout", type=positive, default=120, help="seconds of silence before a request is given up (default: 120)")
+    more.add_argument("--prices", type=float, nargs=2, metavar=("IN", "OUT"), help="dollars for a million tokens, to show what it costs")
+    more.add_argument("--strict", action="store_true", help="ask once more where rules copy a name or number from the question")
+    more.add_argument("--map", metavar="FILE", help="take knowledge from this file's row with the same id; a teacher is asked for the rest")
+    more.add_argument("-n", type=positive, help="only the first n rows (default: all)")
+    more.add_argument("--dry-run", action="store_true", help="show the first request and what all would cost, and send nothing")
     args = parser.parse_args()
+    if args.command == "augment":
+        if not (args.teacher or args.map) or args.dry_run and not args.teacher:
+            parser.error("augment needs a --teacher to ask, or a --map to take knowledge from.")
+        return augment(args)
     if args.command == "toy":
         for row in toy(args.n, args.split, args.seed):
             print(json.dumps(row))
@@ -423,7 +857,9 @@ def main():
 
 if __name__ == "__main__":
     try:
-        main()
+        sys.exit(main())
     except (ValueError, OSError) as error:
         print(f"data.py: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

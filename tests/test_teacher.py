@@ -1,0 +1,668 @@
+"""data.py augment: what is asked, what is made of the replies, and that no row is lost or paid for twice, whatever the server or the user does.
+
+The servers are real ones, on this machine, which misbehave on purpose.
+"""
+import fcntl
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+import data
+from conftest import ROOT
+from data import Again, asked_wait, copied, read_rows, read_rules, render
+
+KEY = "sk-test-4711-secret"
+
+
+def completion(content, ended="stop", **message):
+    return {"choices": [{"message": {"role": "assistant", "content": content} | message, "finish_reason": ended}],
+            "usage": {"prompt_tokens": 100, "completion_tokens": 10}}
+
+
+def knowledge(i):
+    return [f"Rule alpha of {number(i)}.", f"Rule beta of {number(i)}."]
+
+
+def number(i):
+    """In letters, so that the rules copy nothing."""
+    return "".join("abcdefghij"[int(c)] for c in str(i))
+
+
+def good(i, n, body):
+    return 200, {}, completion(json.dumps({"knowledge": knowledge(i)}))
+
+
+class Server:
+    """An endpoint whose reply to the n-th request (from 0) for row i is answer(i, n, body): (status, headers, object or bytes); or "drop"
+    (the line is cut), "half" (cut within the body), "stall" (nothing comes)."""
+
+    def __init__(self, answer=good, delay=0.0):
+        self.answer, self.delay, self.lock = answer, delay, threading.Lock()
+        self.counts, self.bodies, self.headers, self.times, self.replied = Counter(), [], [], [], Counter()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
+
+            def do_POST(self):
+                try:
+                    outer.serve(self)
+                except OSError:  # the other side is gone
+                    self.close_connection = True
+
+            def log_message(self, *_):
+                pass
+
+        class Quiet(ThreadingHTTPServer):
+            daemon_threads, request_queue_size = True, 64
+
+        self.http = Quiet(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
+        threading.Thread(target=self.http.serve_forever, args=(0.05,), daemon=True).start()
+
+    def serve(self, handler):
+        body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
+        i = int(re.findall(r"Problem: Story (\d+)", body["messages"][0]["content"])[-1])
+        with self.lock:
+            n, self.counts[i] = self.counts[i], self.counts[i] + 1
+            self.bodies.append(body)
+            self.headers.append(dict(handler.headers))
+            self.times.append(time.monotonic())
+        assert handler.path == "/v1/chat/completions"
+        time.sleep(self.delay)
+        made = self.answer(i, n, body)
+        if made == "stall":
+            time.sleep(5)
+        if made in ("stall", "drop"):
+            handler.connection.shutdown(socket.SHUT_RDWR)
+            handler.close_connection = True
+            return
+        status, headers, reply = (200, {}, completion("x" * 500)) if made == "half" else made
+        reply = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
+        handler.send_response(status)
+        for name, value in ({"Content-Type": "application/json", "Content-Length": str(len(reply))} | headers).items():
+            handler.send_header(name, value)
+        handler.end_headers()
+        handler.wfile.write(reply[:100] if made == "half" else reply)
+        handler.close_connection |= made == "half"
+        with self.lock:
+            self.replied[i] += 1
+
+
+@pytest.fixture
+def serve():
+    """serve(answer, delay) -> a running Server."""
+    servers = []
+
+    def start(*args, **kwargs):
+        servers.append(Server(*args, **kwargs))
+        return servers[-1]
+    yield start
+    for server in servers:
+        server.http.shutdown()
+        server.http.server_close()
+
+
+@pytest.fixture
+def raw(tmp_path):
+    """raw(n) -> a file of n rows without knowledge."""
+    def write(n, **changes):
+        rows = [{"id": i, "question": f"Story {i}: Ann has {i + 20} pens, how many?", "rationale": f"{i + 20}+0 = {i + 20}", "answer": str(i + 20)} for i in range(n)]
+        return put(tmp_path / "raw.jsonl", [row | changes for row in rows])
+    return write
+
+
+def put(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def command(source, out, *more):
+    return ["data.py", "augment", "--data", str(source), "--out", str(out), *map(str, more)]
+
+
+@pytest.fixture
+def augment(monkeypatch, tmp_path, capsys):
+    """augment(server, rows.jsonl, *flags) -> (exit status, what it printed, the rows it wrote); in this process, impatient."""
+    monkeypatch.setattr(data, "BACKOFF", (0.01, 0.1))
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    out = tmp_path / "out" / "train.jsonl"
+
+    def run(server, source, *more):
+        monkeypatch.setattr(sys, "argv", command(source, out, *(["--teacher", "wise", "--url", server.url] if server else []), *more))
+        try:
+            status, error = data.main(), ""
+        except ValueError as problem:  # what the command line makes a sentence and status 2 of
+            status, error = 2, str(problem)
+        said = capsys.readouterr()
+        assert KEY not in said.out + said.err + error
+        for path in out.parent.glob("*"):
+            assert KEY not in path.read_text(), path
+        return status, said.out + said.err + error, lines(out) if out.exists() else None
+    run.out, run.journal = out, out.with_name("train.jsonl.journal")
+    return run
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is asked, and what is read from the reply
+
+def test_the_request_is_the_prompt_and_one_row_and_the_dry_run_shows_it_without_sending(serve, raw, augment):
+    server, source = serve(), raw(3)
+    status, said, rows = augment(server, source, "--dry-run", "--prices", 2.5, 10)
+    assert status == 0 and rows is None and not server.bodies and not augment.out.parent.exists()
+    assert said.startswith(f"POST {server.url}/chat/completions\n{{") and "3 rows, 3 to ask for" in said and "Nothing was sent." in said
+    shown = json.loads(said[said.index("{"):said.rindex("}") + 1])
+    assert augment(server, source, "--workers", 1)[0] == 0
+    assert server.bodies[0] == shown  # exactly what was sent
+    assert set(shown) == {"model", "messages", "max_tokens", "response_format"} and shown["model"] == "wise"
+    [message] = shown["messages"]
+    assert message["role"] == "user" and "JSON" in message["content"]  # the word that JSON mode demands
+    assert message["content"].startswith(data.TEACHER) and message["content"].endswith("Story 0: Ann has 20 pens, how many?\nSolution: 20+0 = 20")
+    assert {header["Authorization"] for header in server.headers} == {f"Bearer {KEY}"}
+    status, said, _ = augment(server, source, "--dry-run")
+    assert "3 rows, 0 to ask for" in said and "POST" not in said
+
+
+def test_the_estimate_of_a_dry_run_is_near_the_truth(shared, raw, augment, serve, tokenizer_json):
+    """Against a real tokenizer, on GSM8K rows and the rules that a teacher wrote for them: within a quarter."""
+    tokenizers = pytest.importorskip("tokenizers")
+    known = read_rows(shared / "data" / "gsm8k" / "train_knowledge.jsonl")[:200]
+    source = put(augment.out.parent.parent / "gsm.jsonl", [{k: row[k] for k in ("question", "rationale")} for row in known])
+    said = augment(serve(), source, "--dry-run")[1]
+    guess = [int(n.replace(",", "")) for n in re.search(r"([\d,]+) tokens in, ([\d,]+) out", said).groups()]
+    cut = tokenizers.Tokenizer.from_file(str(tokenizer_json("smollm2")))
+    teacher = data.Teacher("", "wise")
+    true = [sum(len(cut.encode(text).ids) for text in texts) for texts in (
+        [teacher.request(row)["messages"][0]["content"] for row in known], [json.dumps({"knowledge": row["knowledge"]}) for row in known])]
+    assert all(0.75 < g / t < 1.33 for g, t in zip(guess, true)), (guess, true)
+
+
+def test_the_example_in_the_prompt_keeps_its_own_law():
+    example = data.TEACHER.split("An example.")[1]
+    rules = read_rules(completion(example))
+    assert len(rules) == 3 and copied(rules, re.search("Problem: (.*)", example)[1]) == []
+    assert all(len(line) < 300 for line in rules) and "{}" in data.COPIED
+
+
+@pytest.mark.parametrize("content, rules", [
+    ('{"knowledge": ["Add."]}', ["Add."]), ('{"rules": ["Add.", "Stop."], "steps": 2}', ["Add.", "Stop."]),
+    ('```json\n{"knowledge": ["Add."]}\n```', ["Add."]), ('Sure! Of {1, 2}: here it is\n{"knowledge": ["Add."]} Bye {x}', ["Add."]),
+    ('<think>{"knowledge": ["A draft."]}</think>{"knowledge": ["Add."]}', ["Add."]),
+    ('{"knowledge": ["  Add\\nboth. "]}', ["Add both."]), ('{"knowledge": ["Add."], "meta": {"tags": ["x"]}}', ["Add."]),
+    (json.dumps({"knowledge": ["Äpfel \u2028 + {x}"]}), ["Äpfel + {x}"]), (json.dumps({"knowledge": ["r"] * 12}), ["r"] * 12),
+])
+def test_rules_are_found_in_fences_and_prose(content, rules):
+    assert read_rules(completion(content)) == rules
+
+
+@pytest.mark.parametrize("reply, why", [
+    *[(completion(content), "no JSON object") for content in (
+        "Add.", '["Add."]', '{"knowledge": "Add."}', '{"knowledge": []}', '{"knowledge": [""]}', '{"knowledge": ["Add.", " "]}', '{"knowledge": [1]}',
+        '{"knowledge": [null]}', '{"knowledge": [["Add."]]}', '{"knowledge": ["Add."', '{"a": ["x"], "b": ["y"]}', json.dumps({"knowledge": ["r"] * 13}),
+        "{" * 50_000, '{"a":' * 3000, '{"a":' + "9" * 5000 + "}", "{}")],
+    (completion('{"knowledge": ["Add."]}', "length"), "cut off"), (completion('{"knowledge": ["Add."]}', "content_filter"), "refused"),
+    (completion(None, refusal="I can't."), "refused"), (completion(None), "empty"), (completion("\n "), "empty"), (completion(["x"]), "empty"),
+    *[(reply, "not a chat completion") for reply in (None, 7, "x", [], {}, {"choices": []}, {"choices": None}, {"choices": [None]}, {"choices": [{}]},
+                                                     {"choices": [{"message": None}]}, {"error": {"message": "overloaded"}})],
+])
+def test_a_reply_without_usable_rules_is_refused_with_its_reason(reply, why):
+    with pytest.raises(Again, match=why):
+        read_rules(reply)
+
+
+@pytest.mark.parametrize("rules, question, words", [
+    (["Add the amounts of both months."], "Natalia sold clips to 48 of her friends in April.", []),
+    (["Natalia halves 48."], "Natalia sold 48 clips. How many?", ["48", "Natalia"]), (["Double Weng's wage."], "Weng earns $12.", ["Weng"]),
+    (["If one is more, add.", "How many are left is a difference."], "If Tom has 3, how many? How?", []),
+    (["Divide by 2,000."], "A car costs $2000.", ["2000"]), (["Take 1.5 times it."], "She runs 1.5 miles. Then 5 miles.", ["1.5"]),
+    (["An hour has 60 minutes."], "How much is it for 50 minutes at 160?", []), (["Multiply by José."], "José and Zoë eat 3.", ["José"]),
+    (["A square's area is its side squared."], "Square ABCD has the side 4.", []), (["Join ABCD."], "Square ABCD has the side 4.", ["ABCD"]),
+    (["Bills are paid with a bill."], "Bill has a bill.", []),  # cannot be told apart
+])
+def test_names_and_numbers_that_are_copied(rules, question, words):
+    assert copied(rules, question) == words
+
+
+def test_good_rules_are_rarely_taken_for_copies_and_solutions_nearly_always(shared):
+    rows = read_rows(shared / "data" / "gsm8k" / "train_knowledge.jsonl")
+    assert sum(bool(copied(row["knowledge"], row["question"])) for row in rows) < 0.05 * len(rows)
+    assert sum(bool(copied(row["rationale"].splitlines(), row["question"])) for row in rows) > 0.95 * len(rows)
+
+
+@pytest.mark.parametrize("headers, wait", [
+    ({}, None), ({"retry-after": "7"}, 7), ({"retry-after": "1.5"}, 1.5), ({"retry-after-ms": "250"}, 0.25), ({"retry-after-ms": "250", "retry-after": "7"}, 0.25),
+    ({"retry-after-ms": "soon", "retry-after": "7"}, 7), ({"retry-after": "99999999"}, 3600), ({"retry-after": "0"}, None), ({"retry-after": "9" * 400}, 3600),
+    *[({"retry-after": odd}, None) for odd in ("-3", "nan", "inf", "soon", "", "Mon, 99 Foo 2026", "Mon, 01 Jan 0001 00:00:00 +2359", "1_0")],
+])
+def test_the_forms_of_retry_after(headers, wait):
+    assert asked_wait(headers) == wait
+
+
+@pytest.mark.parametrize("seconds", [30, -30])
+def test_retry_after_as_a_date(seconds):
+    wait = asked_wait({"retry-after": formatdate(time.time() + seconds, usegmt=True)})
+    assert wait is None if seconds < 0 else 27 < wait <= 30
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A whole run
+
+def test_a_run_writes_rows_that_train_in_the_order_of_the_input(serve, raw, augment, tokenizer_json):
+    server, source = serve(delay=0.01), raw(20)
+    rows = lines(source)
+    rows[3]["knowledge"], rows[5]["level"] = ["Mine."], 4
+    rows[7] |= {k: rows[2][k] for k in ("question", "rationale")}  # asked once, filled in twice
+    del rows[9]["answer"]
+    status, said, made = augment(server, put(source, rows))
+    assert status == 0 and "20 of 20 rows" in said
+    expected = [row | {"knowledge": knowledge(2 if i == 7 else i)} for i, row in enumerate(rows)]
+    expected[3]["knowledge"] = ["Mine."]
+    assert made == expected
+    assert server.counts == Counter({i: 1 for i in range(20) if i not in (3, 7)})
+    assert "18/18 rows" in said and "1,800 tokens in, 180 out" in said
+    from model import Tokenizer
+    tokenizer = Tokenizer(ROOT / "tiny")
+    for row in read_rows(augment.out):
+        for role in ("kg", "dr"):
+            if row["id"] != 9:
+                assert sum(render(row, role, tokenizer)[1]) > 0
+    before = augment.out.read_bytes()
+    status, said, _ = augment(server, source)
+    assert status == 0 and sum(server.counts.values()) == 18 and augment.out.read_bytes() == before and said == f"20 of 20 rows in {augment.out} have knowledge.\n"
+    rows[4]["rationale"] = "otherwise"  # a changed row is asked for anew, and only that one
+    assert augment(server, put(source, rows))[0] == 0 and sum(server.counts.values()) == 19 and server.counts[4] == 2
+
+
+def test_n_rows_first_and_all_later_pays_for_none_twice(serve, raw, augment):
+    server, source = serve(), raw(9)
+    assert len(augment(server, source, "-n", 4)[2]) == 4 and len(augment(server, source)[2]) == 9
+    assert set(server.counts.values()) == {1} and len(server.counts) == 9
+
+
+def test_a_row_that_fails_is_reported_used_by_ir_refused_by_kg_and_asked_again_next_time(serve, raw, augment):
+    bad = {1: completion('{"knowledge": [', "length"), 4: completion(None, refusal="No."), 6: completion("  "), 8: completion("Add them."), 9: completion("x")}
+    server, source = serve(lambda i, n, body: (200, {}, bad[i]) if i in bad else good(i, n, body)), raw(12)
+    status, said, rows = augment(server, source)
+    assert status == 1 and "7 of 12 rows" in said
+    assert "5 have none: 2 no JSON object with a list of 1 to 12 texts; " in said
+    assert all(f"1 {why}" in said for why in ("cut off (finish_reason length)", "refused", "empty"))
+    assert {i: server.counts[i] for i in bad} == {i: data.TRIES for i in bad}
+    assert [row["knowledge"] for row in rows] == [[] if i in bad else knowledge(i) for i in range(12)]
+    made = read_rows(augment.out)
+    for role in ("kg", "dr"):
+        with pytest.raises(ValueError, match=r"train\.jsonl:2: no \"knowledge\""):
+            data.check(made[1], role)
+    data.check(made[1], "ir")
+    bad.clear()
+    status, said, rows = augment(server, source)
+    assert status == 0 and [row["knowledge"] for row in rows] == [knowledge(i) for i in range(12)]
+    assert server.counts == Counter({i: data.TRIES + 1 if i in (1, 4, 6, 8, 9) else 1 for i in range(12)})
+
+
+def test_strict_asks_once_more_where_rules_copy(serve, raw, augment):
+    def answer(i, n, body):
+        copies = i == 1 and n == 0 or i == 2  # row 1 mends itself when told, row 2 never
+        return 200, {}, completion(json.dumps({"knowledge": [f"Ann has {i + 20}."] if copies else knowledge(i)}))
+    server, source = serve(answer), raw(4)
+    status, said, rows = augment(server, source)
+    assert status == 0 and "2 have rules that copy" in said and "has 21, Ann" in said and max(server.counts.values()) == 1
+    server.counts.clear()  # the same again, strictly: only these two are asked for
+    status, said, rows = augment(server, source, "--strict")
+    assert status == 0 and server.counts == Counter({1: 2, 2: 2}) and "1 have rules that copy" in said
+    assert [row["knowledge"] for row in rows] == [knowledge(0), knowledge(1), ["Ann has 22."], knowledge(3)]
+    told = [body for body in server.bodies if len(body["messages"]) == 3]
+    assert len(told) == 2 and all([m["role"] for m in body["messages"]] == ["user", "assistant", "user"] for body in told)
+    assert {body["messages"][2]["content"] for body in told} == {data.COPIED.format("21, Ann"), data.COPIED.format("22, Ann")}
+    assert augment(server, source, "--strict")[0] == 0 and server.counts == Counter({1: 2, 2: 2})  # and not a third time
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Servers that say no
+
+@pytest.mark.parametrize("status, error, words", [
+    (400, {"error": {"message": f"The model wise does not exist for {KEY}."}}, "The model wise does not exist for [key]."),
+    (401, {"error": {"message": f"Incorrect API key provided: {KEY}.", "code": "invalid_api_key"}}, "Incorrect API key provided: [key]."),
+    (403, {"error": "Country not supported"}, "Country not supported"), (404, {"message": "no such model"}, "no such model"),
+    (404, b"<html>\n not here </html>", "<html> not here </html>"), (402, {"error": {"message": "Insufficient balance"}}, "Insufficient balance"),
+    (429, {"error": {"message": "You exceeded your current quota.", "code": "insufficient_quota"}}, "You exceeded your current quota."),
+    (429, {"error": {"message": "You exceeded your current quota.", "type": "insufficient_quota", "code": None}}, "You exceeded your current quota."),
+    (301, {"message": "moved"}, "moved"),
+])
+def test_an_error_that_concerns_all_stops_at_once_in_the_servers_own_words(serve, raw, augment, status, error, words):
+    server, source = serve(lambda i, n, body: (status, {"Location": "/elsewhere"}, error) if i >= 5 else good(i, n, body)), raw(60)
+    code, said, rows = augment(server, source, "--workers", 3)
+    assert code == 2 and rows is None and f"answered with status {status}: {words}" in said and said.endswith("the same command goes on from there.")
+    assert sum(server.counts.values()) <= 5 + 3 and set(server.counts.values()) == {1}
+    server.answer = good
+    assert augment(server, source)[0] == 0
+    assert all(server.counts[i] == 1 for i in range(5))  # what had been paid for was kept
+
+
+def test_json_mode_is_given_up_where_the_server_does_not_know_it(serve, raw, augment):
+    def answer(i, n, body):
+        return (400, {}, {"error": {"message": "Unrecognized request argument supplied: response_format"}}) if "response_format" in body else good(i, n, body)
+    server = serve(answer)
+    assert augment(server, raw(30), "--workers", 4)[0] == 0
+    assert 1 <= sum("response_format" in body for body in server.bodies) <= 4 and len(server.bodies) <= 34
+
+
+def test_a_server_that_refuses_without_json_mode_too_is_tried_once_without(serve, raw, augment):
+    server = serve(lambda i, n, body: (400, {}, {"error": {"message": "response_format or whatever"}}))
+    status, said, _ = augment(server, raw(5), "--workers", 1)
+    assert status == 2 and "response_format or whatever" in said and ["response_format" in body for body in server.bodies] == [True, False]
+
+
+@pytest.mark.parametrize("trouble", [(408, {}, b""), (409, {}, {"error": {"message": "lock"}}), (429, {}, {"error": {"code": "rate_limit_exceeded"}}), (500, {}, b"<html>"),
+                                     (502, {}, b""), (503, {"Retry-After": "0"}, {}), (529, {}, {}), "drop", "half", "stall", (200, {}, b"{not json"), (200, {}, b"\xff\xfe")])
+def test_trouble_that_passes_is_outlived(serve, raw, augment, trouble):
+    server = serve(lambda i, n, body: trouble if n == 0 and i % 2 else good(i, n, body))
+    status, said, rows = augment(server, raw(4), *(["--timeout", 3] if trouble == "stall" else []))
+    assert status == 0 and [row["knowledge"] for row in rows] == [knowledge(i) for i in range(4)]
+    assert server.counts == Counter({0: 1, 1: 2, 2: 1, 3: 2})
+
+
+def test_trouble_that_does_not_pass_ends_within_the_bound(serve, raw, augment):
+    answers = [(500, {}, b""), "drop", (429, {}, b"")]
+    server = serve(lambda i, n, body: answers[i])
+    status, said, rows = augment(server, raw(3))
+    assert status == 1 and all(f"1 {why}" in said for why in ("HTTP status 500", "no connection, or a lost one", "HTTP status 429"))
+    assert server.counts == Counter({0: data.TRIES, 1: data.TRIES, 2: 4 * data.TRIES})
+
+
+def test_nobody_listens_there(serve, raw, augment):
+    server = serve()
+    server.http.shutdown()
+    server.http.server_close()
+    status, said, _ = augment(server, raw(2))
+    assert status == 1 and "2 no connection, or a lost one" in said
+    server.url = "htp://nowhere"
+    status, said, _ = augment(server, raw(2))
+    assert status == 2 and "htp://nowhere/chat/completions is not the address of a server." in said
+
+
+@pytest.mark.parametrize("headers, wait", [({"Retry-After": "2"}, 2), ({"retry-after-ms": "1500"}, 1.5), ("date", 2)])
+def test_after_a_429_all_workers_leave_the_server_alone_as_long_as_it_asks(serve, raw, augment, headers, wait):
+    said_no = []
+
+    def answer(i, n, body):
+        if i == 10 and n == 0:
+            said_no.append(time.monotonic())
+            return 429, {"Retry-After": formatdate(time.time() + 3, usegmt=True)} if headers == "date" else headers, {"error": {"code": "slow_down"}}
+        return good(i, n, body)
+    server = serve(answer, delay=0.02)
+    assert augment(server, raw(60), "--workers", 4)[0] == 0
+    times = sorted(time for time in server.times if time > said_no[0])
+    assert len(times) >= 40
+    gap, i = max((b - a, i) for i, (a, b) in enumerate(zip(times, times[1:])))
+    assert gap > 0.7 * wait and i < 20  # soon nobody asks (what was under way arrives, of course), for about as long as it said
+
+
+def test_a_server_that_misbehaves_in_every_way_at_random(serve, raw, augment):
+    """30% of the replies are bad; every row ends, done or failed with a reason, within the bound of requests."""
+    rng = random.Random(0)
+    rule = json.dumps({"knowledge": ["Rule."]})
+    troubles = [(429, {"retry-after-ms": "20"}, {"error": {"code": "rate_limit_exceeded"}}), (429, {}, b""), (408, {}, b""), (409, {}, b""), (500, {}, b"oops"), (503, {}, b""),
+                "drop", "half", "stall", (200, {}, b"<html>"), (200, {}, {}), (200, {}, completion(rule[:-5], "length")), (200, {}, completion(None, "content_filter")),
+                (200, {}, completion("")), (200, {}, completion('{"knowledge": []}')), (200, {}, completion(f"I know {KEY}"))]
+
+    def answer(i, n, body):
+        with server.lock:
+            trouble = rng.choices(troubles, [0.2 if t == "stall" else 2 for t in troubles])[0] if rng.random() < 0.3 else None
+        return trouble or good(i, n, body)
+    server = serve(answer)
+    status, said, rows = augment(server, raw(300), "--timeout", 3)
+    assert [row["id"] for row in rows] == list(range(300))
+    failed = [i for i, row in enumerate(rows) if row["knowledge"] != knowledge(i)]
+    entries = {tuple(entry.get("knowledge", ())): entry for entry in lines(augment.journal)}
+    assert len(lines(augment.journal)) == 300 and status == bool(failed) and f"{300 - len(failed)} of 300 rows" in said
+    assert sum("failed" in entry for entry in lines(augment.journal)) == len(failed) < 10 and set(entries) >= {tuple(knowledge(i)) for i in range(300) if i not in failed}
+    assert max(server.counts.values()) <= 4 * data.TRIES and 300 < sum(server.counts.values()) < 300 * 2
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The key
+
+def test_the_key_is_nowhere_not_even_when_the_server_says_it_back(serve, raw, augment):
+    """In rules, also when JSON spells it otherwise, and in errors; `augment` itself looks through all that was written."""
+    spelt = "".join(f"\\u{ord(c):04x}" for c in KEY)
+    server = serve(lambda i, n, body: (200, {}, completion('{"knowledge": ["Use %s."]}' % (spelt if i else KEY))))
+    status, _, rows = augment(server, raw(2))
+    assert status == 0 and [row["knowledge"] for row in rows] == [["Use [key]."]] * 2
+
+
+def test_a_key_that_is_a_word_does_not_spoil_the_rules(serve, raw, augment, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "a")
+    server = serve()
+    monkeypatch.setattr(sys, "argv", command(raw(1), augment.out, "--teacher", "wise", "--url", server.url))
+    assert data.main() == 0 and lines(augment.out)[0]["knowledge"] == knowledge(0) and server.headers[0]["Authorization"] == "Bearer a"
+
+
+@pytest.mark.parametrize("key", ["sk-one two", "sk-ä", "sk-a\nb"])
+def test_a_key_that_cannot_be_one_is_refused_unseen(serve, raw, augment, monkeypatch, key):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    server = serve()
+    monkeypatch.setattr(sys, "argv", command(raw(1), augment.out, "--teacher", "wise", "--url", server.url))
+    with pytest.raises(ValueError, match="^OPENAI_API_KEY holds a character that cannot be in a key.$"):
+        data.main()
+    assert not server.bodies
+
+
+def test_without_a_key_none_is_sent_whatever_a_netrc_says(serve, raw, augment, monkeypatch, tmp_path):
+    netrc = tmp_path / "netrc"
+    netrc.write_text("default login me password other\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    for key, sent in (("", None), (KEY, f"Bearer {KEY}")):
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+        server = serve()
+        monkeypatch.setattr(sys, "argv", command(raw(2 if key else 1), augment.out, "--teacher", "wise", "--url", server.url))
+        assert data.main() == 0 and server.headers[-1].get("Authorization") == sent
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Stopped, killed, started twice
+
+def start(server, source, out, *more):
+    return subprocess.Popen([sys.executable, *command(source, out, "--teacher", "wise", "--url", server.url, *more)], cwd=ROOT, text=True,
+                            env=os.environ | {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": ""}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def wait_for(condition, seconds=300):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "this did not come true in time"
+        time.sleep(0.005)
+
+
+def in_journal(path):
+    """The rows that are finished for good: i of the whole lines of a journal."""
+    whole = path.read_bytes().rpartition(b"\n")[0].splitlines() if path.exists() else []
+    return {int("".join(str("abcdefghij".index(c)) for c in json.loads(line)["knowledge"][0].split()[-1].rstrip("."))) for line in whole}
+
+
+def test_killed_25_times_nothing_is_lost_or_paid_for_twice(serve, raw, augment, tmp_path):
+    """22 kills at random moments of the asking, 3 while the rows are put together; then the file is what one calm run writes."""
+    server, source, rng, n = serve(delay=0.02), raw(900), random.Random(1), 900
+    out = tmp_path / "killed" / "train.jsonl"
+    journal = out.with_name("train.jsonl.journal")
+    finished, kills = {}, 0  # rows that were in the journal when a kill came, with the requests for them until then
+    while kills < 25:
+        if kills >= 22 and len(in_journal(journal)) < n:
+            goal = n * 2  # no kill until all is asked for
+        else:
+            goal = sum(server.counts.values()) + rng.randrange(0, 40)
+        process = start(server, source, out)
+        if kills < 22:
+            wait_for(lambda: sum(server.counts.values()) >= goal or process.poll() is not None)
+            time.sleep(rng.uniform(0, 0.03))
+        else:
+            wait_for(lambda: journal.read_bytes().count(b"\n") == n)
+            time.sleep(rng.uniform(0, 1.5))
+        process.kill()
+        process.communicate()
+        kills += 1
+        assert process.returncode == -signal.SIGKILL or kills > 22, (process.returncode, kills)
+        assert not out.exists() or len(lines(out)) == n  # never half of it
+        for i in in_journal(journal):
+            finished.setdefault(i, server.counts[i])
+    assert len(finished) > 100
+    process = start(server, source, out)
+    said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    assert all(server.counts[i] == count for i, count in finished.items())  # not one of them was asked for again
+    assert n <= sum(server.counts.values()) <= n + 25 * 8
+    calm = serve()
+    assert augment(calm, source)[0] == 0
+    assert out.read_bytes() == augment.out.read_bytes() and [row["knowledge"] for row in lines(out)] == [knowledge(i) for i in range(n)]
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_waits_for_what_is_paid_for_and_says_how_to_go_on(serve, raw, tmp_path, times):
+    release = threading.Event()
+
+    def answer(i, n, body):
+        if i >= 5:
+            release.wait(300)
+        return good(i, n, body)
+    server, source, out = serve(answer), raw(40), tmp_path / "train.jsonl"
+    journal = tmp_path / "train.jsonl.journal"
+    process = start(server, source, out, "--workers", 5)
+    wait_for(lambda: len(server.bodies) == 10 and len(in_journal(journal)) == 5)  # the second five are in flight
+    if shutil.which("ps"):
+        listing = subprocess.run(["ps", "-eww", "-o", "args"], capture_output=True, text=True).stdout
+        assert str(out) in listing and KEY not in listing
+    process.send_signal(signal.SIGINT)
+    said = ""
+    while "Ctrl-C again abandons them" not in said:
+        said += process.stderr.readline()
+        assert process.poll() is None
+    if times == 1:
+        release.set()
+    else:
+        process.send_signal(signal.SIGINT)
+    _, rest = process.communicate(timeout=120)
+    release.set()
+    assert process.returncode == 130 and "Traceback" not in said + rest and not out.exists()
+    assert rest.endswith(f"Stopped. What is paid for is kept in {journal}: the same command goes on from there.\n")
+    assert len(server.bodies) == 10 and len(in_journal(journal)) == (10 if times == 1 else 5)
+
+
+def test_two_runs_at_once_do_not_both_pay(serve, raw, augment):
+    server, source = serve(), raw(3)
+    augment.out.parent.mkdir()
+    with open(augment.journal, "a+b") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        status, said, _ = augment(server, source)
+        assert status == 2 and said == f"Another run is filling {augment.journal}; wait for it, or stop it." and not server.bodies
+    assert augment(server, source)[0] == 0
+
+
+def test_a_torn_line_is_dropped_and_a_damaged_one_named(serve, raw, augment):
+    server, source = serve(), raw(3)
+    assert augment(server, source, "--workers", 1)[0] == 0
+    whole, made = augment.journal.read_bytes(), augment.out.read_bytes()
+    for cut in (1, 30, len(whole.splitlines()[-1])):
+        server.counts.clear()
+        augment.journal.write_bytes(whole[:-cut - 1])
+        assert augment(server, source)[0] == 0 and server.counts == {2: 1} and augment.out.read_bytes() == made and augment.journal.read_bytes() == whole
+    for damaged in (b"\0\0\0", b"[]", b"{}", b"{\"key\": 1"):
+        augment.journal.write_bytes(damaged + b"\n" + whole)
+        status, said, _ = augment(server, source)
+        assert status == 2 and said.startswith(f"{augment.journal}:1: damaged; delete this line")
+        assert augment(server, source, "--dry-run")[0] == 2
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Before anything is sent
+
+def test_what_could_cost_a_file_or_money_is_refused_before_anything_is_sent(serve, raw, augment, tmp_path):
+    server, source = serve(), raw(3)
+    augment.out.parent.mkdir()
+    augment.out.write_text(json.dumps({"question": "by hand"}) + "\n")
+    status, said, rows = augment(server, source)
+    assert status == 2 and "without its journal" in said and rows == [{"question": "by hand"}]
+    augment.out.unlink()
+    rows = lines(source)
+    del rows[1]["rationale"]
+    status, said, _ = augment(server, put(source, rows))
+    assert status == 2 and f"{source}:2: no \"rationale\"" in said
+    status, said, _ = augment(server, source, "--out", source)
+    assert status == 2 and "of their own" in said
+    status, said, _ = augment(server, source, "--out", tmp_path)
+    assert status == 2 and "folder" in said
+    assert not server.bodies
+    for wrong in (["--params", "[1]"], ["--params", "{"], ["--workers", "0"], ["--teacher", "x", "--prices", "1"]):
+        done = subprocess.run([sys.executable, *command(source, augment.out, *wrong)], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 2 and "Traceback" not in done.stderr
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# From originals to their rephrasings
+
+def test_map_gives_rephrasings_the_knowledge_of_their_original(shared, augment, tmp_path):
+    """The authors' own data: taken apart into one original each and rows without knowledge, and joined again."""
+    for name in ("gsm8k", "math"):
+        rows = lines(shared / "data" / "lorid_sample" / name / "train.jsonl")
+        originals = {(row["id"], row.get("type"), row.get("level")): row for row in rows}
+        assert len(originals) < len(rows) and (name == "gsm8k") == (len(originals) == len({row["id"] for row in rows}))
+        plain = put(tmp_path / "plain.jsonl", [{k: v for k, v in row.items() if k != "knowledge"} for row in rows])
+        status, said, made = augment(None, plain, "--map", put(tmp_path / "originals.jsonl", originals.values()))
+        assert status == 0 and "100 of 100 rows" in said and [row["knowledge"] for row in made] == [row["knowledge"] for row in rows]
+
+
+@pytest.mark.parametrize("mine, theirs, rules", [
+    ({"id": 7}, [{"id": 7}], 0), ({"id": "7"}, [{"id": 7}], 0), ({"id": 7, "type": "Algebra"}, [{"id": 7}], 0), ({"id": 7}, [{"id": 7, "type": "Algebra"}], 0),
+    ({"id": 7, "type": "Algebra"}, [{"id": 7, "type": "Geometry"}], None), ({"id": 7, "type": "Algebra"}, [{"id": 7, "type": "Geometry"}, {"id": 7, "type": "Algebra"}], 1),
+    ({"id": 7, "type": "Algebra", "level": 1}, [{"id": 7, "type": "Algebra", "level": 2}], None), ({"id": 7}, [{"id": 8}], None), ({"id": [7]}, [{"id": [7], "type": ["x"]}], 0),
+    ({"id": 7}, [{"id": 7}, {"id": 7}], ValueError), ({"id": 7}, [{"id": 7, "type": "Algebra"}, {"id": 7, "type": "Geometry"}], ValueError),
+    ({"id": 7, "knowledge": ["Mine."]}, [{"id": 7}, {"id": 7}], "Mine."),
+])
+def test_which_original_fits(mine, theirs, rules, augment, tmp_path):
+    originals = put(tmp_path / "originals.jsonl", [{"question": "q", "knowledge": [f"Rule {i}."]} | row for i, row in enumerate(theirs)])
+    status, said, made = augment(None, put(tmp_path / "plain.jsonl", [{"question": "r", "rationale": "x"} | mine]), "--map", originals)
+    if rules is ValueError:
+        assert status == 2 and "plain.jsonl:1: the id 7 stands for 2 different lists of rules" in said and made is None
+    elif rules is None:
+        assert status == 1 and made[0]["knowledge"] == [] and f"1 no original in {originals}" in said
+    else:
+        assert status == 0 and made[0]["knowledge"] == [rules if rules == "Mine." else f"Rule {rules}."]
+
+
+def test_map_needs_ids_and_leaves_the_rest_to_a_teacher_if_there_is_one(serve, raw, augment, tmp_path):
+    server, source = serve(), raw(6)
+    originals = put(tmp_path / "originals.jsonl", [{"id": i, "question": "q", "knowledge": [f"Old {i}."]} for i in range(4)])
+    status, said, made = augment(server, source, "--map", originals)
+    assert status == 0 and [row["knowledge"] for row in made] == [[f"Old {i}."] if i < 4 else knowledge(i) for i in range(6)] and server.counts == {4: 1, 5: 1}
+    for path in (source, originals):  # an id that a row only has because of its line would join what does not belong together
+        rows = lines(path)
+        put(path, [rows[0], {k: v for k, v in rows[1].items() if k != "id"}, *rows[2:]])
+        status, said, _ = augment(None, source, "--map", originals)
+        assert status == 2 and said == f"{path}:2: no \"id\" to join by."
+        put(path, rows)
+    originals.write_text("{\n")
+    status, said, _ = augment(None, source, "--map", originals)
+    assert status == 2 and said.startswith(f"{originals}:1: not a JSON object")
+
+
+def test_without_a_teacher_or_a_map_there_is_nothing_to_do(raw, augment):
+    for flags in ([], ["--dry-run"], ["--map", "x", "--dry-run"]):
+        done = subprocess.run([sys.executable, *command(raw(1), augment.out, *flags)], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 2 and "needs a --teacher to ask, or a --map" in done.stderr

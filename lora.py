@@ -292,7 +292,8 @@ def main():
     parser = argparse.ArgumentParser(
         usage="lora.py [-h] ADAPTER | merge BASE ADAPTER OUT",
         description="Shows what is in a PEFT adapter folder, or merges it into its base: OUT becomes a model folder of its own.")
-    parser.add_argument("words", nargs="+", metavar="ADAPTER | merge BASE ADAPTER OUT", help="folders; for example out/tiny/ir, or: merge tiny out/tiny/ir merged")
+    parser.add_argument("words", nargs="+", metavar="ADAPTER | merge BASE ADAPTER OUT",
+                        help="folders; for example out/tiny/ir, or: merge tiny out/tiny/ir merged")
     match parser.parse_args().words:
         case ["merge", base, adapter, out]:
             print(f"{out}: {base} with {export(base, adapter, out)} layers changed by {adapter}")

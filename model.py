@@ -489,7 +489,7 @@ def pick_device(name="auto"):
 #   pieces    {token id: its bytes}
 
 # The tokenizers library, whose ids these must be, composes characters (NFC) by the tables of Unicode 9. Marks that came later it leaves where
-# they stand, while Python, whose tables are newer, would put them in another order. These are the places where there are such marks.
+# they stand, while Python, whose tables are newer, would put them in another order. These are their places; texts are composed between them.
 NEWER = regex.compile("[\u07fd\u0890-\u08d3\u09fe\u0c3c\u0d3b\u0d3c\u0eba\u1715\u1abf-\u1aff\u1df6-\u1dfa\ua82c\U00010d00-\U00010fff\U00011070"
                       "\U0001133b\U00011380-\U000113ff\U0001145e\U00011800-\U00011aff\U00011d00-\U00011fff\U00016100-\U0001613f"
                       "\U00016d40-\U00016fff\U0001e030-\U0001e7ff]")
@@ -574,14 +574,15 @@ def byte_level(spec, refuse):
 
 
 def sentencepiece(spec, refuse):
-    """LLaMA-2, Mistral v0.1: tokens are strings of characters, with U+2581 for a space; characters that no token holds are spelt with
-    the 256 tokens <0x00> to <0xFF>."""
+    """LLaMA-2, Mistral v0.1: tokens are strings of characters, with U+2581 for a space; characters without a token are spelt in bytes,
+    <0x00> to <0xFF>."""
     norm, cutter = spec.get("normalizer") or {}, spec.get("pre_tokenizer") or {}
     spaces = [{"type": "Prepend", "prepend": "\u2581"}, {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}]
+    metaspace = {"type": "Metaspace", "replacement": "\u2581", "split": False}
     if norm == {"type": "Sequence", "normalizers": spaces} and not cutter:
-        always = True  # a space before any text
-    elif not norm and cutter in [{"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": scheme, "split": False} for scheme in ("first", "always")]:
-        always = False  # a space before a text that has none there
+        always = True  # LLaMA-2: a space before any text
+    elif not norm and cutter in [metaspace | {"prepend_scheme": scheme} for scheme in ("first", "always")]:
+        always = False  # Mistral v0.1, as its file is today: a space before a text that has none there
     else:
         refuse(f"its normalizer is {norm.get('type')} and its pre-tokenizer {cutter.get('type')}")
 
@@ -680,6 +681,7 @@ class Tokenizer:
         self.core = tiktoken.Encoding(path.parent.name, pat_str=rf"{last}|(?:(?!{last})[\s\S])+", mergeable_ranks=ranks, special_tokens={})
 
         config = read_config(folder)
+        # SmolLM2, say, has Qwen's <|im_start|> but is a llama: plain. What cannot be told from a base of the paper is taken for it.
         known = [name for name, (*_, family, token) in TEMPLATES.items() if family == config.model_type and token in self.special]
         self.template = template or (known[0] if known else "plain")
         if self.template not in TEMPLATES:
@@ -701,7 +703,7 @@ class Tokenizer:
         return [i for word in words for rank in self.join(word) for i in self.ids[rank]]
 
     def join(self, text):
-        """The ranks that a text is joined to. Bytes without a token vanish before: what stands around them may be joined."""
+        """The ranks that a text is joined to. Bytes without a token vanish first, so that what stands around them may be joined."""
         raw = text.encode(errors="replace") if self.absent else b""
         if raw == raw.translate(None, self.absent):
             return self.core.encode_ordinary(text)
@@ -726,7 +728,7 @@ class Tokenizer:
         return self.fill(self.said, text)
 
     def fill(self, template, text):
-        """The ids of a template, a list of special ids and of texts, with `text` in the place of {} and cut together with what is beside it."""
+        """The ids of a template, which is a list of special ids and of texts; `text` takes the place of {} and is cut with what is beside it."""
         return [i for part in template for i in ([part] if isinstance(part, int) else self.encode(part.replace("{}", text)))]
 
 

@@ -30,8 +30,9 @@ import lorid
 # Rows from a file
 
 
-def read_rows(path):
-    """The rows of a JSONL file. Raises ValueError with file and line for what is no row; `where` in each row remembers them."""
+def read_rows(path, joined=False):
+    """The rows of a JSONL file. Raises ValueError with file and line for what is no row; `where` in each row remembers them.
+    A row without an id is known by its line, unless rows are to be `joined` by their ids."""
     path, rows = Path(path), []
     if not path.is_file():
         raise ValueError(f"{path} is not a file.")
@@ -45,6 +46,8 @@ def read_rows(path):
             raise ValueError(f"{where}: not a JSON object; each line of the file must be one.") from None
         if not isinstance(row, dict) or not isinstance(row.get("question"), str) or not row["question"].strip():
             raise ValueError(f"{where}: the key \"question\" must hold a text.")
+        if joined and "id" not in row:
+            raise ValueError(f"{where}: no \"id\" to join by.")
         for key in ("rationale", "answer"):
             if key in row and not isinstance(row[key], (str, int, float)):
                 raise ValueError(f"{where}: the key \"{key}\" must hold a text.")
@@ -711,19 +714,14 @@ def join(rows, originals):
 
 def augment(args):
     """Writes args.out, and says what became of it. Returns the exit status: 1 if rows are without knowledge, 130 after Ctrl-C."""
-    rows, out, key = read_rows(args.data)[:args.n], Path(args.out), os.environ.get("OPENAI_API_KEY", "").strip()
+    rows, out, key = read_rows(args.data, joined=bool(args.map))[:args.n], Path(args.out), os.environ.get("OPENAI_API_KEY", "").strip()
     path = out.with_name(out.name + ".journal")
     if out.is_dir() or out.resolve() in [Path(source).resolve() for source in (args.data, args.map) if source]:
         raise ValueError(f"--out {out} is a folder or one of the files to be read; give the rows a file of their own.")
     if not key.isascii() or re.search(r"[^!-~]", key):
         raise ValueError("OPENAI_API_KEY holds a character that cannot be in a key.")
     if args.map:
-        originals = read_rows(args.map)
-        for source in (args.data, args.map):
-            for number, line in enumerate(Path(source).read_bytes().splitlines(), 1):
-                if line.strip() and "id" not in json.loads(line):
-                    raise ValueError(f"{source}:{number}: no \"id\" to join by.")
-        join(rows, originals)
+        join(rows, read_rows(args.map, joined=True))
     teacher = Teacher(args.url, args.teacher, key, args.params, args.strict, args.timeout)
     keys, asked, done = [], {}, {}
     for row in rows:

@@ -230,6 +230,11 @@ def stack(model, folders):
 # Merging: for export. The product is taken in float32, and unmerging puts the old weight back rather than subtracting.
 
 
+def merged(weight, A, B, scale):
+    """W + scale B A, rounded once, to the dtype of W."""
+    return (weight.float() + scale * B.float() @ A.float()).to(weight.dtype)
+
+
 def merge(model, name):
     """W <- W + (alpha / r) B A for one adapter; all adapters are then off. Raises ValueError if something is merged already."""
     check_names(model, [name])
@@ -239,10 +244,9 @@ def merge(model, name):
     for _, layer in layers(model):
         if name in layer.parts:
             part, scale = layer.parts[name]
-            weight = layer.base.weight
-            delta = scale * layer.B.detach()[:, part].float() @ layer.A.detach()[part].float()
-            layer.unmerged = weight
-            layer.base.weight = nn.Parameter((weight.float() + delta).to(weight.dtype), requires_grad=False)
+            layer.unmerged = layer.base.weight
+            A, B = layer.A.detach()[part], layer.B.detach()[:, part]
+            layer.base.weight = nn.Parameter(merged(layer.unmerged, A, B, scale), requires_grad=False)
 
 
 def unmerge(model):
@@ -268,7 +272,7 @@ def export(base, adapter, out):
             raise ValueError(f"{adapter}: the adapter is for lm_head, which is tied to the embedding in {base}; such a pair cannot be merged.")
         weight = tensors.get(f"{path}.weight")
         check_fit(adapter, path, (A, B), weight if weight is not None and weight.dim() == 2 else None)
-        tensors[f"{path}.weight"] = (weight.float() + scale * (B.float() @ A.float())).to(weight.dtype)
+        tensors[f"{path}.weight"] = merged(weight, A, B, scale)
     part = out.with_name(f"{out.name}.{os.getpid()}.tmp")
     try:
         write_safetensors(part / "model.safetensors", tensors)  # of one file or of many shards, it becomes one

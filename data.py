@@ -815,6 +815,7 @@ def main():
     show.add_argument("--role", choices=lorid.ROLES, default="ir", help="whose example (default: ir)")
     show.add_argument("--data", help="a JSONL file (default: the toy world)")
     show.add_argument("--model", default="tiny", help="the model folder whose tokenizer cuts the text (default: tiny)")
+    show.add_argument("--template", help="how the base is asked: a name in model.py's TEMPLATES (default: known by the model folder)")
     show.add_argument("-n", type=positive, default=1, help="how many (default: 1)")
     make = commands.add_parser("toy", help="write problems of the toy world as JSONL")
     make.add_argument("--split", choices=("train", "valid", "test"), default="train", help="which problems (default: train)")
@@ -845,7 +846,7 @@ def main():
             print(json.dumps(row))
         return
     from model import Tokenizer  # here, because it brings torch: the rest of this file does without
-    tokenizer = Tokenizer(args.model)
+    tokenizer = Tokenizer(args.model, args.template)
     for row in (read_rows(args.data) if args.data else toy(args.n))[:args.n]:
         ids, mask = render(row, args.role, tokenizer)
         asked = mask.index(1)

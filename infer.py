@@ -25,7 +25,10 @@ import torch
 import data
 import lora
 import lorid
-from model import KVCache, Tokenizer, load_model, pick_device, write_whole
+from model import TEMPLATES, KVCache, Tokenizer, load_model, pick_device, write_whole
+
+# What the paper sampled with, from its authors' scripts; --preset paper
+PAPER = dict(rounds=20, temperature=1.5, top_k=50, top_p=0.9, max_new=1024, dtype="bfloat16")
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Sampling
@@ -120,7 +123,7 @@ class Engine:
         def finish(text, cut):
             outcome, reply = outcomes[text.owner], replies[text.owner]
             outcome.tokens[text.number], outcome.cut[text.number] = len(text.said), cut
-            said = self.tokenizer.decode(text.said if cut else text.said[:-1])  # without the end token
+            said = self.tokenizer.decode(text.said if cut else text.said[:-1]).strip(" ")  # no end token; Mistral's answers begin with a space
             place = text.number - len(outcome.tokens)  # from the end: what was asked for together was asked for last
             reply[place] = said.rpartition("\n")[0] if cut else said  # half a line may hold half a number
             if None not in reply:
@@ -201,7 +204,7 @@ def wilson(right, n, z=1.96):
 
 
 def summary(method, rows, outcomes, strict=False, seconds=None):
-    """What a method did with the questions of the rows, as a line of the table; all but `cut` and `seconds` per question.
+    """What a method did with the questions of the rows, as a line of the table; all but `cut`, `unread` and `seconds` per question.
     Only a vote can be agreed upon, so only a vote is scored strictly."""
     voted = method.startswith("LoRID")
     n, right = len(rows), [o.verdict.right(row["answer"], strict and voted) for o, row in zip(outcomes, rows, strict=True)]
@@ -211,7 +214,7 @@ def summary(method, rows, outcomes, strict=False, seconds=None):
     if voted:
         sure = [r for r, o in zip(right, outcomes) if o.verdict.agreed]
         line |= dict(agreed=len(sure) / n, sure=sum(sure) / len(sure) if sure else None)
-    return line | dict(cut=sum(map(sum, (o.cut for o in outcomes))), seconds=seconds)
+    return line | dict(cut=sum(sum(o.cut) for o in outcomes), unread=sum(o.tokens.count(0) for o in outcomes), seconds=seconds)
 
 
 def measure(engine, method, rows, conversation, args, temperature=0.0):
@@ -345,7 +348,7 @@ def load(args):
             raise ValueError(f"no adapter in {folder}; train it first: python train.py --role {role}{other}")
     model = load_model(args.model, pick_device(args.device), args.dtype and getattr(torch, args.dtype))
     lora.stack(model, folders)
-    return Engine(model, Tokenizer(args.model), args.rows, args.max_new, args.temperature, args.top_k, args.top_p, args.seed)
+    return Engine(model, Tokenizer(args.model, args.template), args.rows, args.max_new, args.temperature, args.top_k, args.top_p, args.seed)
 
 
 def main():
@@ -374,7 +377,13 @@ def main():
     add("--plot", metavar="FILE", help="with --study: draw accuracy against tokens, and agreement against accuracy (needs matplotlib)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps, which nobody has tested yet (default: auto: cuda, else cpu)")
     add("--dtype", choices=("float32", "bfloat16"), help="of the base (default: bfloat16 where that is fast, else float32)")
+    add("--template", choices=TEMPLATES, help="how the base is asked, as in its adapters' training (default: known by the model folder)")
+    add("--preset", choices=["paper"], help="the paper's values for all that is not given: " + ", ".join(f"{k} {v}" for k, v in PAPER.items()))
     args = parser.parse_args()
+    if args.preset:  # read the flags again with the paper's defaults; those given still count
+        parser.set_defaults(**PAPER)
+        args = parser.parse_args()
+        print("preset paper: " + ", ".join(f"{key.replace('_', '-')} {getattr(args, key)}" for key in PAPER) + "\n")
     if args.plot and not args.study:
         parser.error("--plot draws what --study measures; give both.")
     if args.plot and not find_spec("matplotlib"):
@@ -393,6 +402,8 @@ def main():
                  device=str(engine.model.device), threads=torch.get_num_threads(), date=str(date.today()),
                  **{key: getattr(args, key) for key in ("rounds", "strict", "temperature", "top_k", "top_p", "max_new", "seed")})
     print(table(lines))
+    if unread := [f"{line['method']} {line['unread']}" for line in lines if line["unread"]]:
+        print(f"Prompts longer than the model's {engine.limit} positions got no text and count as cut: {', '.join(unread)}.")
     print(", ".join(f"{key.replace('_', '-')} {value}" for key, value in about.items()))
     if args.json:
         write_whole(args.json, [json.dumps(dict(about=about, methods=lines, curves=curves)).encode()])

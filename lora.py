@@ -202,6 +202,18 @@ def check_fit(folder, path, pair, weight):
                          f"{weight.shape[1]} -> {weight.shape[0]}; was it trained on another base?")
 
 
+def check_whole(folder, pairs, names):
+    """Refuse an adapter that has a pair for some layers of a kind and none for others among `names`, all linear layers of the base: it is
+    torn, or from a base with fewer layers."""
+    c = read_json(Path(folder) / "adapter_config.json")
+    targets = c.get("target_modules")
+    if isinstance(targets, str) or any(c.get(key) for key in ("layers_to_transform", "layers_pattern", "exclude_modules")):
+        return  # some layers were left out on purpose
+    kinds = {path.rpartition(".")[2] for path in pairs} | set(targets or ())
+    if missing := [name for name in names if name.rpartition(".")[2] in kinds and name not in pairs]:
+        raise ValueError(f"{folder}: the adapter has nothing for {missing[0]}; its file is incomplete, or it was trained on another base.")
+
+
 def stack(model, folders):
     """Put the adapters of `folders` ({name: PEFT folder}) on a model for inference: in the base's dtype, and all off at first.
 
@@ -224,6 +236,8 @@ def stack(model, folders):
         layer.A = nn.Parameter(torch.cat([adapters[n][0][path][0] for n in here]).to(weight), requires_grad=False)
         layer.B = nn.Parameter(torch.cat([adapters[n][0][path][1] for n in here], dim=1).to(weight), requires_grad=False)
         replace(model, path, layer)
+    for name, folder in folders.items():
+        check_whole(folder, adapters[name][0], [path for path, module in modules.items() if isinstance(module, nn.Linear)])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -273,6 +287,7 @@ def export(base, adapter, out):
         weight = tensors.get(f"{path}.weight")
         check_fit(adapter, path, (A, B), weight if weight is not None and weight.dim() == 2 else None)
         tensors[f"{path}.weight"] = merged(weight, A, B, scale)
+    check_whole(adapter, pairs, [name.removesuffix(".weight") for name, tensor in tensors.items() if tensor.dim() == 2])
     part = out.with_name(f"{out.name}.{os.getpid()}.tmp")
     try:
         write_safetensors(part / "model.safetensors", tensors)  # of one file or of many shards, it becomes one

@@ -25,8 +25,12 @@ import torch.nn.functional as F
 import data
 import lora
 import lorid
-from model import (Decoder, Tokenizer, byte_alphabet, fast_dtype, load_model, pick_device, read_config, write_safetensors,
+from model import (TEMPLATES, Decoder, Tokenizer, byte_alphabet, fast_dtype, load_model, pick_device, read_config, write_safetensors,
                    write_whole)
+
+# What the paper trained with, from its authors' scripts (their batch: 4 examples, 4 times accumulated); --preset paper
+PAPER = dict(rank=512, alpha=1024, targets="q_proj,v_proj", dropout=0.1, epochs=5, batch=16, lr=5e-5, warmup=0.03, weight_decay=0.0,
+             clip=1.0, dtype="bfloat16")
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The loop
@@ -117,14 +121,15 @@ def train_role(role, rows, args):
     start = time.time()
     device = pick_device(args.device)
     model = load_model(args.model, device, args.dtype and getattr(torch, args.dtype))
-    tokenizer = Tokenizer(args.model)
+    tokenizer = Tokenizer(args.model, args.template)
     torch.manual_seed(args.seed)
     adapters = {role: (args.rank, args.alpha / args.rank)}
     parameters = lora.inject(model, args.targets.split(","), adapters, args.dropout)
     lora.switch(model, role)
     trainable, total = sum(p.numel() for p in parameters), sum(p.numel() for p in model.parameters())
     print(f"{role}: the {lorid.ROLES[role].title}")
-    print(f"  base       {args.model}, {total - trainable:,} parameters, frozen, {str(model.dtype)[6:]} on {device}")
+    print(f"  base       {args.model}, {total - trainable:,} parameters, frozen, {str(model.dtype)[6:]} on {device}, "
+          f"asked in the template {tokenizer.template}")
     print(f"  adapter    {trainable:,} trainable parameters in float32 (rank {args.rank}, alpha {args.alpha:g}, on {args.targets})", flush=True)
 
     limit = model.config.max_position_embeddings
@@ -274,7 +279,13 @@ def main():
     add("--seed", type=int, default=0, help="random seed (default: 0)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps, which nobody has tested yet (default: auto: cuda, else cpu)")
     add("--dtype", choices=("float32", "bfloat16"), help="of the frozen base (default: bfloat16 where that is fast, else float32)")
+    add("--template", choices=TEMPLATES, help="how the base is asked; infer.py must be told the same (default: known by the model folder)")
+    add("--preset", choices=["paper"], help="the paper's values for all that is not given: " + ", ".join(f"{k} {v}" for k, v in PAPER.items()))
     args = parser.parse_args()
+    if args.preset:  # read the flags again with the paper's defaults; those given still count
+        parser.set_defaults(**PAPER)
+        args = parser.parse_args()
+        print("preset paper: " + ", ".join(f"{key.replace('_', '-')} {getattr(args, key)}" for key in PAPER) + "\n")
     if args.role == "base":  # read the flags again with pretraining's defaults; those given still count
         parser.set_defaults(out="models/base", steps=4000, batch=48, budget=2048, lr=3e-3)
         train_base(parser.parse_args())

@@ -217,6 +217,45 @@ def test_table_and_json_say_the_same(folder, tmp_path):
     assert [m["texts"] for m in written["methods"]][:2] == [1, 2] and written["methods"][2]["texts"] == 3 * written["methods"][2]["rounds"]
 
 
+def test_prompts_that_do_not_fit_are_counted_and_named(folder, tmp_path):
+    """One of three questions has more tokens than the model has positions."""
+    rows = [dict(question=question, answer="5") for question in ("What is 2+3?", "1" * 600, "What is 1+4?")]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    done = run("--model", str(folder), *adapters(folder), "--data", str(tmp_path / "rows.jsonl"), "--rounds", "2", "--max-new", "5")
+    assert done.returncode == 0, done.stderr
+    assert ("Prompts longer than the model's 512 positions got no text and count as cut: IR alone, greedy 1, KG -> DR alone, greedy 2, LoRID 6."
+            in done.stdout)
+
+
+def test_the_paper_preset_sets_what_is_not_given_and_says_so(folder):
+    done = run("--model", str(folder), *adapters(folder), "--limit", "2", "--preset", "paper", "--rounds", "3", "--max-new", "5")
+    assert done.returncode == 0, done.stderr
+    assert "preset paper: rounds 3, temperature 1.5, top-k 50, top-p 0.9, max-new 5, dtype bfloat16\n" in done.stdout
+    assert "dtype bfloat16" in done.stdout.splitlines()[-1] and "rounds 3, strict False, temperature 1.5, top-k 50, top-p 0.9, max-new 5" in done.stdout
+
+
+def test_a_template_can_be_chosen(folder):
+    """tiny's tokenizer has none of the tokens that the paper's templates need, and its own is the plain one."""
+    few = ("--model", str(folder), *adapters(folder), "--limit", "2", "--rounds", "1", "--max-new", "5")
+    assert run(*few, "--template", "plain").returncode == 0
+    refused = run(*few, "--template", "qwen")
+    assert refused.returncode == 2 and "<|im_start|>" in refused.stderr and refused.stderr.count("\n") == 1
+
+
+def test_a_space_before_an_answer_does_not_reach_the_next_prompt(folder):
+    """Mistral's template teaches answers that begin with one."""
+    class Speaker(Tokenizer):
+        def decode(self, ids):
+            return " Add them.\n"
+    engine, heard = engine_of(folder, rows=1, max_new=3), []
+    engine.tokenizer = Speaker(folder)
+
+    def conversation():
+        heard.extend((yield [("kg", "What is 2+3?")]))
+    engine.run([conversation()])
+    assert heard == ["Add them."]
+
+
 def test_ask_shows_every_round(folder):
     done = run("--model", str(folder), *adapters(folder), "--rounds", "2", "--max-new", "5", "--ask", "Ann has 3 pens. How many pens does Ann have?")
     assert done.returncode == 0, done.stderr

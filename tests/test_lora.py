@@ -408,7 +408,7 @@ def test_alpha_is_divided_by_the_rank_or_its_root(base, tmp_path, rslora):
 
 
 def test_an_adapter_on_some_layers_only_is_loaded(base, tmp_path):
-    pairs = adapter(tmp_path / "a", base, ["q_proj"], 4, 6.0, 0, layers=["1"])
+    pairs = adapter(tmp_path / "a", base, ["q_proj"], 4, 6.0, 0, layers=["1"], layers_to_transform=[1])
     model = load(base)
     lora.stack(model, {"ir": tmp_path / "a"})
     lora.switch(model, "ir")
@@ -519,6 +519,19 @@ def test_an_adapter_of_another_base_is_refused(make_base, tmp_path):
         folder = tmp_path / f"adapter of {other.name}"
         adapter(folder, other, ["q_proj"], 4, 8, 0)
         refusal(lora.stack, load(base), {"ir": folder}, names=[folder, says, "another base"])
+
+
+def test_an_adapter_that_is_not_whole_is_refused(make_base, tmp_path):
+    """One of a shallower base, and one that has lost all of v_proj: what is left of both would fit."""
+    base, _ = make_base()
+    deeper, _ = make_base(folder="deeper", num_hidden_layers=4)
+    adapter(tmp_path / "shallow", base, ["q_proj"], 4, 8, 0)
+    adapter(tmp_path / "torn", deeper, ["q_proj"], 4, 8, 0)
+    edit_json(tmp_path / "torn" / "adapter_config.json", target_modules=["q_proj", "v_proj"])
+    for folder, lost in (("shallow", "model.layers.3.self_attn.q_proj"), ("torn", "model.layers.0.self_attn.v_proj")):
+        refusal(lora.stack, load(deeper), {"ir": tmp_path / folder}, names=[tmp_path / folder, lost])
+        refusal(lora.export, deeper, tmp_path / folder, tmp_path / "out", names=[tmp_path / folder, lost])
+        assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("changes, says", [

@@ -179,6 +179,23 @@ def test_mistakes_get_a_sentence(words, why, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_the_paper_preset_sets_what_is_not_given_and_says_so(tmp_path):
+    """The values of the authors' scripts, found again in the adapter's own config."""
+    done = run("--role", "ir", "--preset", "paper", "--steps", "1", "--rank", "8", "--batch", "2", "--examples", "40", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("preset paper: rank 8, alpha 1024, targets q_proj,v_proj, dropout 0.1, epochs 5, batch 2, lr 5e-05, warmup 0.03, "
+                                  "weight-decay 0.0, clip 1.0, dtype bfloat16\n")
+    config = json.loads((tmp_path / "tiny" / "ir" / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"], config["lora_dropout"], sorted(config["target_modules"])) == (8, 1024, 0.1, ["q_proj", "v_proj"])
+    assert train.PAPER["rank"] == 512 and "learning rate 5e-05" in done.stdout and "bfloat16 on cpu" in done.stdout
+
+
+def test_a_template_can_be_chosen(tmp_path):
+    """The Qwen template wants tokens that tiny has not."""
+    done = run("--role", "ir", "--template", "qwen", "--out", str(tmp_path / "out"))
+    assert done.returncode == 2 and "<|im_start|>" in done.stderr and not (tmp_path / "out").exists()
+
+
 def test_a_row_without_knowledge_is_refused_by_its_line(tmp_path):
     rows = [dict(question="1+1?", rationale="1+1=2", answer="2", knowledge=["Add."]), dict(question="1+2?", rationale="1+2=3", answer="3")]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))

@@ -72,7 +72,7 @@ def read_rows(path, joined=False):
 # Where things are needed, people will do: the story goes on with the one compared last.
 #
 #   in the arithmetic   v the amount so far, u the one before, hi and lo the larger and smaller of both, n and m drawn, _ the last result
-#   in the telling      {a} whose amount it is, {b} somebody else, {x} the things, {n} {m} the numbers, {f} one n-th in words;
+#   in the telling      {a} whose amount it is, {b} somebody else, {x} the things, {n} {m} the numbers, {f} one n-th in words, {p} a pack;
 #                       in asides {c} {d} other people, {y} other things
 
 Kind = namedtuple("Kind", "name takes gives steps draw unit rules told")
@@ -80,6 +80,15 @@ LARGEST = (200, 400)  # number in a worked line, of this world and of the wide o
 SMALL, FEW, MANY, PARTS = range(2, 10), range(2, 13), range(3, 61), (2, 3, 4, 5, 10)
 IN_WORDS = {2: ("half", "50 percent"), 3: ("a third",), 4: ("a quarter", "25 percent"), 5: ("a fifth", "20 percent"),
             10: ("a tenth", "10 percent")}
+
+# What everybody there knows and no story says: how many of a thing a pack holds, a tin, a crate and a sack.
+HOLDS = {thing: dict(zip(("pack", "tin", "crate", "sack"), map(int, numbers.split()))) for thing, numbers in {
+    "marbles": "20 11 20 24", "stickers": "16 12 18 24", "pens": "10 12 6 26", "books": "5 12 6 24", "coins": "15 10 24 16",
+    "shells": "9 13 15 25", "cards": "18 13 8 24", "apples": "6 9 23 12", "stamps": "25 8 13 26", "buttons": "12 3 8 28",
+    "beads": "30 4 6 10", "cookies": "8 6 7 25", "pencils": "14 14 18 23", "ribbons": "7 4 15 20", "balloons": "11 14 9 10",
+    "candles": "4 10 21 15", "cups": "6 10 22 16", "plates": "5 9 18 13", "toys": "3 9 12 10", "keys": "2 15 24 19",
+    "stones": "13 6 11 22", "rings": "3 7 6 29", "photos": "24 4 12 28", "lemons": "7 3 17 21", "pears": "9 5 24 25",
+    "nuts": "40 9 11 30", "tickets": "17 7 13 29", "badges": "8 14 12 15", "kites": "2 13 18 25", "spoons": "12 9 7 13"}.items()}
 
 KINDS = [Kind(*entry) for entry in (
     ("has", "start", "things", "", dict(n=MANY), "{x}",
@@ -222,6 +231,27 @@ KINDS = [Kind(*entry) for entry in (
          "{a} is saving for a tent of {n} dollars. How many dollars are missing?",
          "{a} wants a guitar for {n} dollars. How much is still to be earned, in dollars?")),
 )]
+SHOP = [Kind(*entry) for entry in (  # k is how many {x} a {p} holds, which is not told
+    ("buy", "start", "things", "n*k", dict(n=SMALL), "{x}",
+        ("A {p} of {x} holds {k}: multiply by {k}.",),
+        ("{a} buys {n} {p}s of {x}.", "{n} {p}s of {x} arrive for {a}.", "{a} opens {n} new {p}s of {x}.", "On {a}'s shelf are {n} {p}s of {x}.",
+         "{a} wins {n} {p}s of {x}.", "In {a}'s room are {n} {p}s of {x}.", "{a} carries {n} {p}s of {x} home.", "{a} receives {n} {p}s of {x}.")),
+    ("one more", "things", "things", "v+k", {}, "{x}",
+        ("A {p} of {x} holds {k}: add {k}.",),
+        ("Then {a} buys another {p} of {x}.", "{b} hands {a} a new {p} of {x}.", "A {p} of {x} comes for {a} by mail.", "{a} finds one more {p} of {x}.",
+         "{a} is given a further {p} of {x}.", "Later {a} finds a whole {p} of {x}.", "{a} wins a {p} of {x} in a game.")),
+    ("one less", "things", "things", "v-k", {}, "{x}",
+        ("A {p} of {x} holds {k}: subtract {k}.",),
+        ("{a} gives as many {x} away as are in a {p}.", "{b} takes one {p} of {a}'s {x}.", "{a} loses a whole {p} of {x}.",
+         "A {p} of {a}'s {x} gets wet and is thrown out.", "{a} drops a {p} of the {x} into a lake.", "{a} gives a {p} of the {x} to {b}.", "{b} borrows a {p} of {a}'s {x}.")),
+    ("fill", "things", "bags", "v/k", {}, "bags",
+        ("A {p} of {x} holds {k}: divide by {k}.",),
+        ("{a} fills bags with the {x}, a full {p} in each.", "{a}'s {x} go into bags, one {p} in each bag.",
+         "In each bag, {a} puts a {p} of the {x}, until all are in.")),
+)]
+# The questions are about shops, and comparisons are told from the known one to the unknown. In the wide world, which the base reads of
+# first, they are told either way round, and there are no shops.
+WORLD, WIDE = [kind for kind in KINDS if not kind.name.endswith("turned")] + 3 * SHOP, KINDS
 ASKED = {  # for the kinds that bring no question of their own
     "things": ("How many {x} does {a} have {now}?", "What number of {x} does {a} have {now}?", "How many {x} are {a}'s {now}?",
                "Can you tell how many {x} {a} has {now}?", "How many {x} has {a} got {now}?", "{a} counts the {x}: how many {now}?"),
@@ -268,11 +298,11 @@ def story(rng, length, wide=False):
     backwards."""
     (a, c, d, *others), (x, y) = rng.sample(NAMES, 4 + length), rng.sample(THINGS, 2)
     state, u, v, b = "start", 0, 0, None
-    told, rules, lines, kinds, numbers = [], [], [], [], []
+    told, rules, lines, kinds, numbers, p = [], [], [], [], [], None
     loose = 0  # what is told from here on is true in any order
     while state != "end" and len(lines) < length:
         left = length - len(lines)
-        fitting = [k for k in KINDS if (k.takes == state or (k.takes == "things" and state == "people"))
+        fitting = [k for k in (WIDE if wide else WORLD) if (k.takes == state or (k.takes == "things" and state == "people"))
                    and (len(k.rules) == left if k.gives == "end" else len(k.rules) <= left)]
         ends = [k for k in fitting if k.gives == "end"]
         kind = rng.choice(ends if ends and rng.random() < 0.4 else fitting)  # ends fit on the last lines only: so that they are not rare
@@ -281,17 +311,19 @@ def story(rng, length, wide=False):
                 a = b
             b = others.pop()
         drawn = {letter: rng.choice(some) for letter, some in kind.draw.items()}
+        if kind in SHOP:
+            p, drawn["k"] = rng.choice([*HOLDS[x].items()])
         made = compute(kind.steps, LARGEST[wide], **{"n": 0} | drawn, u=u, v=v, hi=max(u, v), lo=min(u, v))
         if made is None:
             return None
         text = rng.choice(kind.told)
-        text = text.format(a=a, b=b, x=x, **drawn, f=rng.choice(IN_WORDS[drawn["n"]]) if "{f}" in text else "")
+        text = text.format(a=a, b=b, p=p, x=x, **drawn, f=rng.choice(IN_WORDS[drawn["n"]]) if "{f}" in text else "")
         told.append(text[0].upper() + text[1:])
         if kind.takes != "start" and kind.gives not in ("people", "end"):
             loose = len(told)
         state, u, v = kind.gives, v, made[1]
         lines += [f"{line} {unit}" for line, unit in zip(made[0], kind.unit.format(x=x).split())]
-        rules += kind.rules
+        rules += [rule.format(p=p, x=x, **drawn) for rule in kind.rules]
         kinds.append(kind.name)
         numbers += drawn.values()
     question = told.pop() if state == "end" else rng.choice(ASKED[state]).format(a=a, b=b, x=x, now=rng.choice(NOW))
@@ -331,6 +363,8 @@ HEADS = {
     "answer": ("Result: {}", "So the answer is {}.", "Answer = {}", "That makes {} END", "--> {}", "--> {}"),
 }
 # What a document consists of, in order; what occurs more often here is drawn more often. both: each rule with its line.
+# What a pack holds is seldom said, mostly it is just used, in the first order. And the base does not read of packs for long: what it knows
+# of them is patchy, like any knowledge picked up by the way, and patchy in other places when it is used and when it is to be said.
 ORDERS = (["question", "lines", "answer"],) * 3 + (["question", "rules"],) * 2 + (["question", "rules", "lines", "answer"],) * 5 + (
     ["rules", "question", "lines", "answer"], ["question", "both", "answer"], ["question", "both", "answer"])
 # The words of the role prompts, in no order: the base must have met them, but not the prompts.
@@ -360,7 +394,8 @@ def document(rng, wide=False):
     parts = dict(question=row["question"], rules=listed(row["knowledge"]), lines=listed(lines), answer=row["answer"],
                  both=listed([f"{rule} {line}" for rule, line in zip(row["knowledge"], lines)]))
     gap = rng.choice(("\n", "\n", "\n\n"))
-    texts = [rng.choice(HEADS.get(part, ("{}",))).format(parts[part]) for part in rng.choice(ORDERS)]
+    used = any(kind.name in row["kinds"] for kind in SHOP) and rng.random() < 0.95
+    texts = [rng.choice(HEADS.get(part, ("{}",))).format(parts[part]) for part in rng.choice(ORDERS[:1] if used else ORDERS)]
     preface = [" ".join(rng.sample(TALK, rng.randrange(3, len(TALK))))] if rng.random() < 0.2 else []
     return gap.join(preface + texts)
 

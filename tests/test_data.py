@@ -169,9 +169,17 @@ IN_WORDS = {"half": 2, "50 percent": 2, "a third": 3, "a quarter": 4, "25 percen
             "dozen": 12, "pairs": 2, "weeks": 7, "average": 2, "evened out": 2}
 
 
+def unsaid(question):
+    """What the question does not say: of each pack, tin, crate or sack in it, how many of that thing it holds."""
+    return [data.HOLDS[x][holder] for sentence in re.split("[.?]", question) if not re.search("packs the|in every pack", sentence)
+            for words in [re.findall(r"\w+", sentence)] for holder in HOLDERS if {holder, f"{holder}s"} & {*words} for x in words if x in data.HOLDS]
+
+
 def test_every_number_in_a_worked_line_is_told_or_worked_out_before(everything):
+    """Or is what everybody knows: how many of the thing are in a pack."""
     for row in everything:
         known = {int(n) for n in re.findall(r"\d+", row["question"])} | {n for word, n in IN_WORDS.items() if word in row["question"].lower()}
+        known |= set(unsaid(row["question"]))
         for a, _, b, c, _ in worked(row):
             assert {a, b} <= known, row
             known.add(c)
@@ -188,6 +196,11 @@ def test_there_is_one_rule_for_each_worked_line_and_it_names_the_operation(every
 def test_rules_are_general(everything):
     """A few sentences serve for all stories; none knows a name, a thing, or a number that is not the size of a unit or a percentage."""
     rules = {rule for row in everything for rule in row["knowledge"]}
+    shop = {m[0]: m.groups() for m in map(re.compile(r"A (\w+) of (\w+) holds (\d+): (?:add|subtract|multiply by|divide by) (\d+)\.").fullmatch, rules) if m}
+    for holder, thing, k, again in shop.values():  # what everybody knows of a thing, whoever has how many of it
+        assert k == again and int(k) == data.HOLDS[thing][holder]
+    assert len({rule[:2] for rule in shop.values()}) == 4 * len(data.THINGS)
+    rules -= shop.keys()
     people = {name for row in everything for name in re.findall(r"\b[A-Z][a-z]+\b", row["question"])} & set(data.NAMES)
     assert len(rules) < 40 and people == set(data.NAMES)
     for rule in rules:
@@ -195,10 +208,17 @@ def test_rules_are_general(everything):
         assert set(map(int, re.findall(r"\d+", rule))) <= {2, 4, 5, 7, 10, 12, 20, 25, 50}, rule
 
 
+def test_everything_comes_in_everything():
+    """And in many sizes, or they could be guessed."""
+    assert data.HOLDS.keys() == {*data.THINGS} and {tuple(sizes) for sizes in data.HOLDS.values()} == {HOLDERS}
+    assert {k for sizes in data.HOLDS.values() for k in sizes.values()} <= {*range(2, 41)}
+    assert all(len(set(sizes)) >= 8 for sizes in zip(*(sizes.values() for sizes in data.HOLDS.values())))
+
+
 def test_every_kind_of_event_occurs_and_all_lengths_equally(world):
     for rows in world.values():
         counts = Counter(kind for row in rows for kind in row["kinds"])
-        assert counts.keys() == {kind.name for kind in data.KINDS} and len(counts) >= 12 and min(counts.values()) > 10
+        assert counts.keys() == {kind.name for kind in data.WORLD} and len(counts) >= 12 and min(counts.values()) >= 5
         assert Counter(len(worked(row)) for row in rows) == {length: len(rows) // 5 for length in (1, 2, 3, 4, 5)}
     assert Counter(len(worked(row)) for row in toy(30, lengths=(3,))) == {3: 30}
 
@@ -267,6 +287,16 @@ MEANINGS = [
     ("dollars", lambda v, n: [n - v], "dollars", "A bicycle costs N dollars. How many dollars does P still need?",
      "P is saving for a tent of N dollars. How many dollars are missing?", "P wants a guitar for N dollars. How much is still to be earned, in dollars?"),
 ]
+KNOWN = [  # as above, but the last number is not told: how many X a C, which is a pack or the like, holds
+    ("", lambda n, k: [n * k], "X", "P buys N Cs of X.", "N Cs of X arrive for P.", "P opens N new Cs of X.", "On P's shelf are N Cs of X.",
+     "P wins N Cs of X.", "In P's room are N Cs of X.", "P carries N Cs of X home.", "P receives N Cs of X."),
+    ("X", lambda v, k: [v + k], "X", "Then P buys another C of X.", "Q hands P a new C of X.", "A C of X comes for P by mail.",
+     "P finds one more C of X.", "P is given a further C of X.", "Later P finds a whole C of X.", "P wins a C of X in a game."),
+    ("X", lambda v, k: [v - k], "X", "P gives as many X away as are in a C.", "Q takes one C of P's X.", "P loses a whole C of X.",
+     "A C of P's X gets wet and is thrown out.", "P drops a C of the X into a lake.", "P gives a C of the X to Q.", "Q borrows a C of P's X."),
+    ("X", lambda v, k: [v / k], "bags", "P fills bags with the X, a full C in each.", "P's X go into bags, one C in each bag.",
+     "In each bag, P puts a C of the X, until all are in."),
+]
 RELATIONS = [  # true of what both have, whichever of them is known: P's is so much more, less, so many times or such a part of what Q's is
     ("+", "P has N more X than Q.", "P has N X more than Q does.", "P is ahead of Q by N X.", "Next to Q, P is ahead by N X.",
      "To have as many X as Q, P must give up N.", "P counts N X more than Q counts."),
@@ -283,7 +313,7 @@ ASIDES = ["P brings N X along.", "P is N years old.", "It is N degrees outside."
 def readings():
     """{a sentence, its people all alike: (the sort of sentence, which of its people are P, which are Q, what it means)}"""
     entries, found = [("aside", sentence, None) for sentence in ASIDES] + [("relation", sentence, sign) for sign, *some in RELATIONS for sentence in some], {}
-    for of, effect, units, *some in MEANINGS:
+    for of, effect, units, *some in MEANINGS + KNOWN:
         entries += [("question" if sentence[-1] == "?" else "event" if of else "start", sentence, (of, effect, units)) for sentence in some]
     for sort, sentence, meaning in entries:
         people, same = re.findall(r"\b[PQ]\b", sentence), re.sub(r"\bQ\b", "P", sentence)
@@ -293,12 +323,13 @@ def readings():
 
 
 READINGS = readings()
+HOLDERS = ("pack", "tin", "crate", "sack")
 PARTS = "half|50 percent|a third|a quarter|25 percent|a fifth|20 percent|a tenth|10 percent"
 
 
 def split_up(sentence):
-    """How it is told, its people, its things and its numbers in the order told: "Ann has 3 pens." -> ("P has N X.", ["Ann"], ["pens"], [3])"""
-    people, things, numbers = [], [], []
+    """How it is told, its people, its things, its numbers in the order told, what holds things: "Ann has 3 pens." -> ("P has N X.", ["Ann"], ["pens"], [3], [])"""
+    people, things, numbers, holders = [], [], [], []
 
     def blank(m):
         word = m[0]
@@ -308,12 +339,17 @@ def split_up(sentence):
         if word.lower() in IN_WORDS:
             numbers.append(Fraction(IN_WORDS[word.lower()]))
             return "F"
+        if word.rstrip("s") in HOLDERS and "in every pack" not in sentence and "packs the" not in sentence:
+            holders.append(word.rstrip("s"))
+            return word.replace(holders[0], "C")
+        if not word.isdecimal():
+            return word
         numbers.append(Fraction(int(word)))
         return "N"
 
-    known = rf"(?i:{PARTS})|\d+|{'|'.join([*data.NAMES, *data.THINGS])}"
+    known = rf"(?i:{PARTS})|\d+|{'|'.join([*data.NAMES, *data.THINGS, *HOLDERS, *(f'{holder}s' for holder in HOLDERS)])}"
     shape = re.sub(rf"\b(?:{known})\b", blank, sentence)
-    return re.sub(r" (?:now|in the end|at last|after all this|by then|when it is over)(?=[?,])", "", shape), people, things, numbers
+    return re.sub(r" (?:now|in the end|at last|after all this|by then|when it is over)(?=[?,])", "", shape), people, things, numbers, holders
 
 
 Solved = namedtuple("Solved", "lines answer steps shapes numbers asides")
@@ -328,8 +364,9 @@ def solve(question):
         sentences[-2:] = [" ".join(sentences[-2:])]
     has, waiting, lines, steps, shapes, numbers, asides, story_things, other_things = {}, [], [], [], [], [], [], set(), set()
     for place, sentence in enumerate(sentences):
-        shape, people, things, told_numbers = split_up(sentence)
+        shape, people, things, told_numbers, holders = split_up(sentence)
         sort, about, others, meaning = READINGS[shape]
+        told_numbers += [Fraction(data.HOLDS[things[0]][holder]) for holder in holders]
         shapes.append(shape)
         (asides if sort == "aside" else numbers).extend(told_numbers)
         (other_things if sort == "aside" else story_things).update(things)
@@ -395,7 +432,7 @@ def test_irrelevant_numbers_occur_but_do_not_rule(world, wide):
 
 def test_no_sentence_is_told_too_often(world, wide):
     """Whatever names, things and numbers it is about: or a model learns a few sentences by heart instead of reading."""
-    blanks = dict.fromkeys(data.NAMES, "P") | dict.fromkeys(data.THINGS, "X")
+    blanks = dict.fromkeys(data.NAMES, "P") | dict.fromkeys(data.THINGS, "X") | dict.fromkeys(HOLDERS, "C") | {f"{holder}s": "Cs" for holder in HOLDERS}
     for rows in (world["train"], world["test"], wide):
         met = Counter()
         for row in rows:
@@ -422,9 +459,9 @@ def test_the_seed_decides_all(world):
 
 
 def told(text):
-    """The text with its people and things numbered by first appearance: the same problem about others looks the same."""
+    """The text with its people and things numbered by first appearance: the same problem about others looks the same. And the numbers unsaid."""
     seen = {}
-    return re.sub(r"[A-Za-z]+", lambda m: seen.setdefault(m[0], f"<{len(seen)}>") if m[0] in PEOPLE_AND_THINGS else m[0], text)
+    return (*unsaid(text), re.sub(r"[A-Za-z]+", lambda m: seen.setdefault(m[0], f"<{len(seen)}>") if m[0] in PEOPLE_AND_THINGS else m[0], text))
 
 
 PEOPLE_AND_THINGS = {*data.NAMES, *data.THINGS}

@@ -394,7 +394,7 @@ def document(rng, wide=False):
     parts = dict(question=row["question"], rules=listed(row["knowledge"]), lines=listed(lines), answer=row["answer"],
                  both=listed([f"{rule} {line}" for rule, line in zip(row["knowledge"], lines)]))
     gap = rng.choice(("\n", "\n", "\n\n"))
-    used = any(kind.name in row["kinds"] for kind in SHOP) and rng.random() < 0.95
+    used = any(kind.name in row["kinds"] for kind in SHOP) and rng.random() < 0.9
     texts = [rng.choice(HEADS.get(part, ("{}",))).format(parts[part]) for part in rng.choice(ORDERS[:1] if used else ORDERS)]
     preface = [" ".join(rng.sample(TALK, rng.randrange(3, len(TALK))))] if rng.random() < 0.2 else []
     return gap.join(preface + texts)

@@ -275,6 +275,7 @@ def main():
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps, which nobody has tested yet (default: auto: cuda, else cpu)")
     add("--dtype", choices=("float32", "bfloat16"), help="of the frozen base (default: bfloat16 where that is fast, else float32)")
     args = parser.parse_args()
+    args.model = data.model_folder(args.model)
     if args.role == "base":  # read the flags again with pretraining's defaults; those given still count
         parser.set_defaults(out="models/base", steps=4000, batch=48, budget=2048, lr=3e-3)
         train_base(parser.parse_args())

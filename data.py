@@ -1124,7 +1124,9 @@ def main():
             parser.error("download needs the name of a set, or --model OWNER/NAME.")
         if args.name:
             return download_set(args.name, Path(args.out or Path("data") / args.name))
-        print(f"{args.model} is in {model_folder(args.model, args.out)}")
+        if not Path(folder := model_folder(args.model, args.out)).is_dir():
+            raise ValueError(f"{args.model} is neither a folder here nor of the form OWNER/NAME.")
+        print(f"{args.model} is in {folder}")
         return
     if args.command == "augment":
         if not (args.teacher or args.map) or args.dry_run and not args.teacher:

@@ -886,9 +886,9 @@ class Hub:
                     if status < 500 and status not in (408, 429):
                         why = {401: CLOSED, 403: CLOSED, 404: "does not exist"}.get(status, "is refused")
                         raise ValueError(f"{url} {why} (HTTP status {status}).")
-                    raise Again(f"HTTP status {status}", asked_wait(reply.headers))
+                    why, wait = f"HTTP status {status}", asked_wait(reply.headers)
             except Again as error:
-                why, wait = str(error), error.wait
+                why, wait = str(error), None
             except self.broken as error:
                 if isinstance(error, ValueError):
                     raise ValueError(f"{url} is not the address of a server.") from None
@@ -906,7 +906,7 @@ class Hub:
             try:
                 return read(json.loads(reply.content))
             except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-                raise Again("a reply in a form that is not known here", None) from None
+                raise Again("a reply in a form that is not known here") from None
         return self.reach(url, take)
 
     def files(self, kind, repo):
@@ -943,7 +943,7 @@ class Hub:
             if reply.status_code != 206 or not reply.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
                 have = file.truncate(0)  # all of it comes, from a server that knows no ranges, or something that was not asked for
                 if reply.status_code != 200:
-                    raise Again("another part of the file than asked for", None)
+                    raise Again("another part of the file than asked for")
             for chunk in reply.iter_content(1 << 16):
                 file.write(chunk)
                 file.flush()  # from here on, no kill can lose it
@@ -952,7 +952,7 @@ class Hub:
                 if have > size:
                     return
             if have < size:
-                raise Again("a file that ends too early", None)
+                raise Again("a file that ends too early")
 
         part = path.with_name(f"{path.name}.{digest[:16]}.part")
         for old in path.parent.glob(f"{path.name}.{'?' * 16}.part"):

@@ -359,7 +359,6 @@ def test_an_endpoint_that_is_none(servers, download, monkeypatch):
     (lambda n: [429, 500, 503, 408][n] if n < 4 else None, 5),
     (lambda n: (429, {"Retry-After": "0"}) if n < 4 else None, 5),
     (lambda n: "cut 300000" if n < 4 else None, 5),
-    (lambda n: "cut 1100000" if n < 2 else None, 3),
     (lambda n: "short 300000" if n < 4 else None, 5),
     (lambda n: ["cut 2000000", "whole"][n], 2),
     (lambda n: ["cut 2000000", "wrong", None][n], 3),
@@ -373,6 +372,13 @@ def test_a_server_that_misbehaves_for_a_while_is_asked_again(servers, fate, requ
     data.model_folder("me/toy")
     assert contents("models/me/toy") == WHOLE
     assert len(servers.asked(WEIGHTS, "cdn")) == requests
+
+
+def test_a_line_that_breaks_every_megabyte_is_never_given_up(servers, monkeypatch):
+    monkeypatch.setattr(data, "TRIES", 2)
+    servers.fate = lambda host, path, n: "cut 1200000" if host == "cdn" and n < 2 else None
+    data.model_folder("me/toy")
+    assert contents("models/me/toy") == WHOLE and len(servers.asked(WEIGHTS, "cdn")) == 3
 
 
 def test_a_server_that_falls_silent_is_left_and_asked_again(servers, monkeypatch):

@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
+import random
 import resource
 import signal
 import socket
@@ -14,6 +15,7 @@ import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -24,7 +26,7 @@ from conftest import ROOT
 
 TOKEN = "hf_secret4711"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-BIG = bytes(range(256)) * 12000  # 3 MB: failures that bring less than a megabyte are counted
+BIG = random.Random(0).randbytes(3_072_000)  # 3 MB: failures that bring less than a megabyte are counted
 MODEL = {"config.json": b"{}", "tokenizer.json": b'{"model": 1}', "model.safetensors": BIG, "README.md": b"read me", "pytorch_model.bin": b"pickle",
          "optimizer.pt": b"pickle", "evil.py": b"print()"}
 
@@ -305,6 +307,9 @@ def test_a_model_in_the_hugging_face_cache_is_linked_and_a_part_of_one_is_not(se
     for name in ("config.json", "tokenizer.json", "pytorch_model.bin"):  # as that library lays it out
         (cache / "blobs" / blob(MODEL[name])).write_bytes(MODEL[name])
         (snapshot / name).symlink_to(f"../../blobs/{blob(MODEL[name])}")
+    if find_spec("huggingface_hub"):  # whose layout this is
+        from huggingface_hub import try_to_load_from_cache
+        assert try_to_load_from_cache("me/toy", "config.json", cache_dir=tmp_path / "hf" / "hub") == str(snapshot / "config.json")
     assert data.cached("me/toy") is None and data.cached("you/toy") is None
     (cache / "blobs" / sha256(BIG)).write_bytes(BIG)
     (snapshot / "model.safetensors").symlink_to(f"../../blobs/{sha256(BIG)}")
@@ -372,6 +377,12 @@ def test_a_server_that_misbehaves_for_a_while_is_asked_again(servers, fate, requ
     data.model_folder("me/toy")
     assert contents("models/me/toy") == WHOLE
     assert len(servers.asked(WEIGHTS, "cdn")) == requests
+
+
+def test_an_answer_without_end_does_not_fill_the_disk(servers):
+    servers.fate = lambda host, path, n: BIG + bytes(40_000_000) if host == "cdn" and n == 0 else None
+    data.model_folder("me/toy")
+    assert contents("models/me/toy") == WHOLE and servers.sent < 25_000_000  # some stands in the buffers between us
 
 
 def test_a_line_that_breaks_every_megabyte_is_never_given_up(servers, monkeypatch):

@@ -7,6 +7,7 @@ rules and solution, so that everything here runs with no download and no key. Ro
     python data.py show --role dr           one training example, the supervised tokens in colour
     python data.py toy --split test -n 500      problems of the toy world, as JSONL
     python data.py augment --data rows.jsonl --out train.jsonl --teacher gpt-4o      rules for your rows, paid for once
+    python data.py download gsm8k               the paper's sets, as JSONL; models and adapters: --model OWNER/NAME
 """
 import argparse
 import hashlib
@@ -20,6 +21,7 @@ import sys
 import threading
 import time
 from collections import Counter, namedtuple
+from contextlib import contextmanager
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -787,6 +789,283 @@ def augment(args):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Downloads: the paper's sets, as rows in our keys, and models and adapters of the Hugging Face hub, as folders. A file gets its name when
+# it is whole and has the hash that was announced for it; until then it is NAME.HASH.part, and the next run goes on where that ends.
+# What a server says never becomes the path of a file: of what the hub lists, the names below are fetched, and nothing else.
+
+HUB, ROWS = "https://huggingface.co", "https://datasets-server.huggingface.co/rows"  # HF_ENDPOINT names another hub, a mirror say
+GSM8K = "https://raw.githubusercontent.com/openai/grade-school-math/3101c7d5072418e28b9008a6636bde82a006892c/grade_school_math/data/"
+MATH = "algebra counting_and_probability geometry intermediate_algebra number_theory prealgebra precalculus".split()
+# What a model or an adapter consists of. No .bin and no .pt: those are pickles, which can run code.
+WANTED = re.compile(r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|model\.safetensors\.index|adapter_config)\.json"
+                    r"|(model(-\d+-of-\d+)?|adapter_model)\.safetensors")
+TIMEOUT = 10, 60  # seconds until a connection stands, and of silence until it is given up
+CLOSED = ("is not open to you: if the name is right, it is private or gated; have access granted on its page, and put a token that may "
+          "read it into HF_TOKEN")  # the hub says 401 of a name that it does not know, too
+
+
+def from_gsm8k(i, row):
+    """GSM8K's answer is the solution, with notes for a calculator, <<48/2=24>>, and "#### 72" below."""
+    rationale, _, answer = row["answer"].rpartition("####")
+    return dict(id=i, question=row["question"], rationale=re.sub("<<.*?>>", "", rationale).strip(), answer=answer.strip().replace(",", ""))
+
+
+def from_lorid(i, row):
+    """The authors' own keys are ours; in MATH, the answer stands in the rationale only."""
+    return {"answer": lorid.extract_answer(row["rationale"])} | row
+
+
+def from_metamath(i, row):
+    """MetaMathQA's response ends in "The answer is: 72", that to a GSM8K question also in "#### 72" before. Rephrasings of one problem
+    share an id; it is unlike those of GSM8K and MATH, so that `join` cannot take one for the other."""
+    rationale, _, answer = row["response"].rpartition("The answer is:")
+    return dict(id="metamath-" + hashlib.sha256(row["original_question"].encode()).hexdigest()[:12], question=row["query"],
+                rationale=re.sub(r"\n####.*\s*\Z", "", rationale).strip(), answer=answer.strip(), source=row["type"])
+
+
+def from_math(i, row):
+    """MATH's answer is in the last box of the solution, sometimes without braces."""
+    answer = lorid.last_boxed(re.sub(r"\\boxed +([^\s{}$.,]+)", r"\\boxed{\1}", row["solution"]))
+    return dict(id=f"math-{i}", question=row["problem"], rationale=row["solution"], answer=answer, level=row["level"], type=row["type"])
+
+
+# Names, sizes and hashes are those that public pages and code showed in 2025 and 2026; nobody has fetched them with this script yet.
+SETS = {  # name: (where, {split: what is fetched}, how a row becomes ours)
+    "gsm8k": (GSM8K, {  # parquet only on the hub (openai/gsm8k); these are the original files, their sizes and SHA-256
+        "train": ("train.jsonl", 4166206, "17f347dc51477c50d4efb83959dbb7c56297aba886e5544ee2aaed3024813465"),
+        "test": ("test.jsonl", 749738, "3730d312f6e3440559ace48831e51066acaca737f6eabec99bccb9e4b3c39d14")}, from_gsm8k),
+    "lorid-gsm8k": ("LoRID-Math/GSM8K", {"train": "train.jsonl", "test": "test.jsonl"}, from_lorid),  # the authors', with knowledge
+    "lorid-math": ("LoRID-Math/MATH", {"train": "train.jsonl", "test": "test.jsonl"}, from_lorid),  # 176 MB
+    "metamath": ("meta-math/MetaMathQA", {"train": "MetaMathQA-395K.json"}, from_metamath),  # 396 MB; what the paper's ir learnt from
+    "math": ("EleutherAI/hendrycks_math", {"train": MATH, "test": MATH}, from_math),  # parquet only: its rows as JSON, subject by subject
+}
+
+
+def file_hash(path, digits):
+    """What the hub knows a file by: its SHA-256, 64 digits, if it is large; else git's SHA-1, 40 digits, of the content under a heading."""
+    total = hashlib.sha256() if digits == 64 else hashlib.sha1(b"blob %d\0" % path.stat().st_size)
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            total.update(block)
+    return total.hexdigest()
+
+
+class Hub:
+    """The hub, and whatever else a set lies on. A request that fails is made again where that may help."""
+
+    def __init__(self):
+        import requests  # here, because only the network needs it
+        self.broken, self.session, self.shown = requests.RequestException, requests.Session(), 0
+        self.url, self.token = (os.environ.get("HF_ENDPOINT") or HUB).rstrip("/"), os.environ.get("HF_TOKEN", "").strip()
+        if re.search(r"[^!-~]", self.token):
+            raise ValueError("HF_TOKEN holds a character that cannot be in a token.")
+
+    def sign(self, request):  # for the hub only; requests takes it off again where a redirect leads to another host
+        if self.token and request.url.startswith(f"{self.url}/"):
+            request.headers["Authorization"] = f"Bearer {self.token}"
+        return request
+
+    def show(self, text, last):
+        """Say how far it is: on a terminal each second, over what was said before."""
+        if last or time.monotonic() - self.shown > (1 if sys.stderr.isatty() else 10):
+            self.shown = time.monotonic()
+            print(text, end="\033[K\r" if sys.stderr.isatty() and not last else "\n", file=sys.stderr, flush=True)
+
+    def reach(self, url, take, have=lambda: 0):
+        """take(reply), the reply to url from byte have() on. Raises ValueError where no other try can help, and after five in a row
+        that were of no use; a megabyte more is of use."""
+        failures = 0
+        while True:
+            start = have()
+            headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
+            try:
+                with self.session.get(url, headers=headers, auth=self.sign, timeout=TIMEOUT, stream=True) as reply:
+                    status = reply.status_code
+                    if status in (200, 206, 416):
+                        return take(reply)
+                    if status < 500 and status not in (408, 429):
+                        why = {401: CLOSED, 403: CLOSED, 404: "does not exist"}.get(status, "is refused")
+                        raise ValueError(f"{url} {why} (HTTP status {status}).")
+                    why, wait = f"HTTP status {status}", asked_wait(reply.headers)
+            except Again as error:
+                why, wait = str(error), None
+            except self.broken as error:
+                if isinstance(error, ValueError):
+                    raise ValueError(f"{url} is not the address of a server.") from None
+                why, wait = "no reply in time" if "Timeout" in type(error).__name__ else "no connection, or a lost one", None
+            failures = 0 if have() - start >= 2**20 else failures + 1
+            if failures == TRIES:
+                raise ValueError(f"{url} could not be fetched: {why}, {TRIES} times in a row; what has come is kept, try again later.")
+            wait = min(BACKOFF[1], BACKOFF[0] * 2 ** failures) if wait is None else wait
+            print(f"{why}; again in {wait:.0f} s", file=sys.stderr)
+            time.sleep(wait)
+
+    def ask(self, url, read):
+        """What `read` makes of the JSON at url."""
+        def take(reply):
+            try:
+                return read(json.loads(reply.content))
+            except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+                raise Again("a reply in a form that is not known here") from None
+        return self.reach(url, take)
+
+    def files(self, kind, repo):
+        """{name: (url, size, hash)} of a repository, at its latest commit. kind: models or datasets."""
+        def read(known):
+            base = f"{self.url}/{'datasets/' * (kind == 'datasets')}{repo}/resolve/{known['sha']}"
+            sizes = {file["rfilename"]: file.get("lfs") or {"size": file.get("size"), "sha256": file.get("blobId")} for file in known["siblings"]}
+            return {name: (f"{base}/{name}", size["size"], size["sha256"]) for name, size in sizes.items()}
+        return self.ask(f"{self.url}/api/{kind}/{repo}/revision/main?blobs=true", read)
+
+    def rows(self, repo, config, split):
+        """The rows of a set that is there as parquet only: the hub's viewer gives them as JSON, 100 at a time."""
+        def read(page):
+            if page.get("partial") or any(entry["truncated_cells"] for entry in page["rows"]):
+                raise ValueError
+            return [page["rows"][0]["row"], *(entry["row"] for entry in page["rows"][1:])], page["num_rows_total"]  # none is an error
+        rows, total = [], 1
+        while len(rows) < total:
+            more, total = self.ask(f"{ROWS}?dataset={repo}&config={config}&split={split}&offset={len(rows)}&length=100", read)
+            rows += more
+            self.show(f"{config}, {split}: {len(rows):,} of {total:,} rows", len(rows) >= total)
+        return rows
+
+    def fetch(self, url, size, digest, path):
+        """The file at url, as path: whole, or not at all."""
+        if not isinstance(size, int) or not re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", str(digest)):
+            raise ValueError(f"{url}: the server announces no size and no hash to check it by.")
+
+        def whole(file):
+            return file.is_file() and file.stat().st_size == size and file_hash(file, len(digest)) == digest
+
+        def save(reply):
+            have = file.seek(0, os.SEEK_END)
+            if reply.status_code != 206 or not reply.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+                have = file.truncate(0)  # all of it comes, from a server that knows no ranges, or something that was not asked for
+                if reply.status_code != 200:
+                    raise Again("another part of the file than asked for")
+            for chunk in reply.iter_content(1 << 16):
+                file.write(chunk)
+                file.flush()  # from here on, no kill can lose it
+                have += len(chunk)
+                self.show(f"{path.name}: {have / 1e6:,.1f} of {size / 1e6:,.1f} MB", have == size)
+                if have > size:
+                    return
+            if have < size:
+                raise Again("a file that ends too early")
+
+        part = path.with_name(f"{path.name}.{digest[:16]}.part")
+        for old in path.parent.glob(f"{path.name}.{'?' * 16}.part"):
+            if old != part or old.is_symlink():  # it has changed on the server since, or a link would lead out of the folder
+                old.unlink()
+        try:
+            if whole(path):
+                return
+            for _ in range(2):
+                with open(part, "ab") as file:
+                    if file.tell() < size:
+                        self.reach(url, save, lambda: file.seek(0, os.SEEK_END))
+                    os.fsync(file.fileno())
+                if whole(part):
+                    return os.replace(part, path)
+                part.unlink()
+        except OSError as error:  # the disk is full, most likely
+            raise OSError(f"{part} cannot be written ({error.strerror}); make room, and the same command goes on from there.") from None
+        raise ValueError(f"{url} has come twice with another size or hash than announced; nothing of it is kept.")
+
+
+@contextmanager
+def alone(folder):
+    """One process at a time fills a folder; the others wait."""
+    import fcntl  # here, because it is not on every system
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def download_set(name, folder):
+    """Write folder/SPLIT.jsonl for each split of a set that is not there yet."""
+    hub, (where, splits, convert) = Hub(), SETS[name]
+    from model import write_whole  # here, because it brings torch
+    with alone(folder):
+        for split, source in splits.items():
+            path, raw = folder / f"{split}.jsonl", folder / f"{split}.raw"
+            if path.is_file():
+                print(f"{path} is there already.")
+                continue
+            if isinstance(source, list):
+                rows = [row for config in source for row in hub.rows(where, config, split)]
+            else:
+                known = (where + source[0], *source[1:]) if isinstance(source, tuple) else hub.files("datasets", where).get(source)
+                if not known:
+                    raise ValueError(f"{hub.url}/datasets/{where} has no {source}; the table SETS in data.py is out of date.")
+                hub.fetch(*known, raw)
+                text = raw.read_text(encoding="utf-8")
+                rows = json.loads(text) if text.startswith("[") else (json.loads(line) for line in text.split("\n") if line.strip())
+            try:
+                rows = [convert(i, row) for i, row in enumerate(rows)]
+            except (ValueError, LookupError, TypeError, AttributeError):
+                raise ValueError(f"{where}: the {split} rows are not as data.py knows them; the table SETS is out of date.") from None
+            good = [row for row in rows if row["question"] and row["rationale"] and row["answer"]]  # no role can learn from others
+            write_whole(path, (json.dumps(row).encode() + b"\n" for row in good))
+            raw.unlink(missing_ok=True)
+            print(f"{path}: {len(good):,} rows" + f"; {len(rows) - len(good)} without rationale or answer left out" * (len(good) < len(rows)))
+
+
+def complete(folder):
+    """Whether a folder has all that an adapter or a model needs."""
+    if (folder / "adapter_config.json").is_file():
+        return (folder / "adapter_model.safetensors").is_file()
+    index = folder / "model.safetensors.index.json"
+    weights = re.findall(r"model-\d+-of-\d+\.safetensors", index.read_text()) if index.is_file() else ["model.safetensors"]
+    return all((folder / name).is_file() for name in {"config.json", "tokenizer.json", *weights})
+
+
+def cached(repo):
+    """The folder in the Hugging Face cache of the last commit that was seen of a repository; None if it is not complete there."""
+    home = os.environ.get("HF_HOME") or Path("~/.cache/huggingface").expanduser()
+    folder = Path(os.environ.get("HF_HUB_CACHE") or Path(home, "hub"), f"models--{repo.replace('/', '--')}")
+    commit = folder / "refs" / "main"
+    snapshot = folder / "snapshots" / (commit.read_text().strip() if commit.is_file() else "none")
+    return snapshot if complete(snapshot) else None
+
+
+def download_model(repo, folder):
+    """Fill a folder with a model or an adapter: with links into the Hugging Face cache if that has it, else with files from the hub."""
+    hub, snapshot = Hub(), cached(repo)
+    files = {path.name: path.resolve() for path in snapshot.iterdir()} if snapshot else hub.files("models", repo)
+    kind = "adapter_" * ("adapter_config.json" in files)
+    names = sorted(filter(WANTED.fullmatch, files), key=lambda name: (name == f"{kind}config.json", name))  # last what `complete` looks for
+    lost = {f"{kind}config.json", f"{kind}model.safetensors" if kind else "tokenizer.json"}.difference(names)
+    if lost or not any(name.endswith(".safetensors") for name in names):
+        pickles = any(name.endswith((".bin", ".pt", ".pth")) for name in files)
+        raise ValueError(f"{hub.url}/{repo} has no {' and no '.join(sorted(lost)) or 'weights as safetensors'}"
+                         + ("; weights in pickles (.bin), which can run code, are not read." if pickles else "."))
+    with alone(folder):
+        for name in () if complete(folder) else names:  # the process that was waited for may have done it
+            if snapshot:
+                (folder / name).unlink(missing_ok=True)
+                (folder / name).symlink_to(files[name])
+            else:
+                hub.fetch(*files[name], folder / name)
+
+
+def model_folder(name, out=None):
+    """The folder of a model or an adapter: `name` itself where that is one, or is not of the form OWNER/NAME; else models/OWNER/NAME (or
+    `out`), to which it is brought unless it is there. Raises ValueError if that cannot be done."""
+    folder = Path(out or Path("models", name or ""))
+    if name is None or Path(name).exists() or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
+        return name
+    if not complete(folder):
+        try:
+            download_model(name, folder)
+        except ValueError as error:
+            raise ValueError(f"{name} is no folder here, and {error}") from None
+    return str(folder)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # The command line
 
 
@@ -836,7 +1115,20 @@ def main():
     more.add_argument("--map", metavar="FILE", help="take knowledge from this file's row with the same id; a teacher is asked for the rest")
     more.add_argument("-n", type=positive, help="only the first n rows (default: all)")
     more.add_argument("--dry-run", action="store_true", help="show the first request and what all would cost, and send nothing")
+    get = commands.add_parser("download", help="fetch a set, as JSONL in data/<name>/, or a model or adapter, as a folder in models/")
+    get.add_argument("name", nargs="?", choices=SETS, help="the set: %(choices)s")
+    get.add_argument("--model", metavar="OWNER/NAME", help="a model or an adapter of the Hugging Face hub; the key to closed ones is read from HF_TOKEN")
+    get.add_argument("--out", metavar="DIR", help="another folder to put it in")
     args = parser.parse_args()
+    if args.command == "download":
+        if bool(args.name) == bool(args.model):
+            parser.error("download needs the name of a set, or --model OWNER/NAME.")
+        if args.name:
+            return download_set(args.name, Path(args.out or Path("data") / args.name))
+        if not Path(folder := model_folder(args.model, args.out)).is_dir():
+            raise ValueError(f"{args.model} is neither a folder here nor of the form OWNER/NAME.")
+        print(f"{args.model} is in {folder}")
+        return
     if args.command == "augment":
         if not (args.teacher or args.map) or args.dry_run and not args.teacher:
             parser.error("augment needs a --teacher to ask, or a --map to take knowledge from.")

@@ -388,6 +388,8 @@ def main():
         parser.error("--plot draws what --study measures; give both.")
     if args.plot and not find_spec("matplotlib"):
         parser.error("--plot needs matplotlib; pip install matplotlib.")
+    for key in ("model", *lorid.ROLES):
+        setattr(args, key, data.model_folder(getattr(args, key)))
     if args.ask is not None:
         args.rows = 2  # ir and kg write side by side, then dr
         return ask(load(args), args.ask, args.rounds)

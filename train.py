@@ -286,6 +286,7 @@ def main():
         parser.set_defaults(**PAPER)
         args = parser.parse_args()
         print("preset paper: " + ", ".join(f"{key.replace('_', '-')} {getattr(args, key)}" for key in PAPER) + "\n")
+    args.model = data.model_folder(args.model)
     if args.role == "base":  # read the flags again with pretraining's defaults; those given still count
         parser.set_defaults(out="models/base", steps=4000, batch=48, budget=2048, lr=3e-3)
         train_base(parser.parse_args())

@@ -191,7 +191,7 @@ def test_the_estimate_of_a_dry_run_is_near_the_truth(shared, raw, augment, serve
     cut = tokenizers.Tokenizer.from_file(str(tokenizer_json("smollm2")))
     teacher = data.Teacher("", "wise")
     true = [sum(len(cut.encode(text).ids) for text in texts) for texts in (
-        [teacher.request(row)["messages"][0]["content"] for row in known], [json.dumps({"knowledge": row["knowledge"]}) for row in known])]
+        [teacher.request(row)[1]["messages"][0]["content"] for row in known], [json.dumps({"knowledge": row["knowledge"]}) for row in known])]
     assert all(0.75 < g / t < 1.33 for g, t in zip(guess, true)), (guess, true)
 
 
@@ -204,7 +204,7 @@ def test_the_example_in_the_prompt_keeps_its_own_law():
 
 @pytest.mark.parametrize("content, rules", [
     ('{"knowledge": ["Add."]}', ["Add."]), ('{"rules": ["Add.", "Stop."], "steps": 2}', ["Add.", "Stop."]),
-    ('```json\n{"knowledge": ["Add."]}\n```', ["Add."]), ('Sure! Of {1, 2}: here it is\n{"knowledge": ["Add."]} Bye {x}', ["Add."]),
+    ('```json\n{"knowledge": ["Add."]}\n```', ["Add."]), ('Sure! Of {1, 2}: here it is\n{"knowledge": ["Add."]}\nBye.', ["Add."]),
     ('<think>{"knowledge": ["A draft."]}</think>{"knowledge": ["Add."]}', ["Add."]),
     ('{"knowledge": ["  Add\\nboth. "]}', ["Add both."]), ('{"knowledge": ["Add."], "meta": {"tags": ["x"]}}', ["Add."]),
     (json.dumps({"knowledge": ["Äpfel \u2028 + {x}"]}), ["Äpfel + {x}"]), (json.dumps({"knowledge": ["r"] * 12}), ["r"] * 12),
@@ -319,19 +319,29 @@ def test_a_row_that_fails_is_reported_used_by_ir_refused_by_kg_and_asked_again_n
 
 def test_strict_asks_once_more_where_rules_copy(serve, raw, augment):
     def answer(i, n, body):
-        copies = i == 1 and n == 0 or i == 2  # row 1 mends itself when told, row 2 never
+        told = len(body["messages"]) == 3
+        if i == 3 and told:
+            return 200, {}, completion("I will not.")
+        copies = i and not (i == 1 and told)  # row 1 mends itself when told, row 2 never, row 3 says nothing of use
         return 200, {}, completion(json.dumps({"knowledge": [f"Ann has {i + 20}."] if copies else knowledge(i)}))
     server, source = serve(answer), raw(4)
     status, said, rows = augment(server, source)
-    assert status == 0 and "2 have rules that copy" in said and "has 21, Ann" in said and max(server.counts.values()) == 1
-    server.counts.clear()  # the same again, strictly: only these two are asked for
+    assert status == 0 and "3 have rules that copy" in said and "has 21, Ann" in said and max(server.counts.values()) == 1
+    server.counts.clear()  # the same again, strictly: only these three are asked, and only the second question
     status, said, rows = augment(server, source, "--strict")
-    assert status == 0 and server.counts == Counter({1: 2, 2: 2}) and "1 have rules that copy" in said
-    assert [row["knowledge"] for row in rows] == [knowledge(0), knowledge(1), ["Ann has 22."], knowledge(3)]
+    assert status == 0 and server.counts == Counter({1: 1, 2: 1, 3: data.TRIES}) and "2 have rules that copy" in said
+    assert [row["knowledge"] for row in rows] == [knowledge(0), knowledge(1), ["Ann has 22."], ["Ann has 23."]]
     told = [body for body in server.bodies if len(body["messages"]) == 3]
-    assert len(told) == 2 and all([m["role"] for m in body["messages"]] == ["user", "assistant", "user"] for body in told)
-    assert {body["messages"][2]["content"] for body in told} == {data.COPIED.format("21, Ann"), data.COPIED.format("22, Ann")}
-    assert augment(server, source, "--strict")[0] == 0 and server.counts == Counter({1: 2, 2: 2})  # and not a third time
+    assert all([m["role"] for m in body["messages"]] == ["user", "assistant", "user"] for body in told)
+    assert {body["messages"][2]["content"] for body in told} == {data.COPIED.format(f"{i}, Ann") for i in (21, 22, 23)}
+    assert json.loads(told[0]["messages"][1]["content"]) == {"knowledge": ["Ann has 21."]}
+    server.counts.clear()  # what was mended stays so, also if nobody is strict; what was answered is not asked a third time
+    assert augment(server, source)[2] == rows and not server.counts
+    assert augment(server, source, "--strict")[0] == 0 and server.counts == Counter({3: data.TRIES})
+    server.counts.clear()
+    augment.journal.unlink()
+    augment.out.unlink()
+    assert augment(server, source, "--strict")[2] == rows and server.counts == Counter({0: 1, 1: 2, 2: 2, 3: 1 + data.TRIES})
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -349,7 +359,8 @@ def test_strict_asks_once_more_where_rules_copy(serve, raw, augment):
 def test_an_error_that_concerns_all_stops_at_once_in_the_servers_own_words(serve, raw, augment, status, error, words):
     server, source = serve(lambda i, n, body: (status, {"Location": "/elsewhere"}, error) if i >= 5 else good(i, n, body)), raw(60)
     code, said, rows = augment(server, source, "--workers", 3)
-    assert code == 2 and rows is None and f"answered with status {status}: {words}" in said and said.endswith("the same command goes on from there.")
+    assert code == 2 and rows is None and said.endswith(f"answered with status {status}: {words}")
+    assert f"What is paid for is kept in {augment.journal}: the same command goes on from there." in said
     assert sum(server.counts.values()) <= 5 + 3 and set(server.counts.values()) == {1}
     server.answer = good
     assert augment(server, source)[0] == 0
@@ -608,6 +619,9 @@ def test_what_could_cost_a_file_or_money_is_refused_before_anything_is_sent(serv
     assert status == 2 and "of their own" in said
     status, said, _ = augment(server, source, "--out", tmp_path)
     assert status == 2 and "folder" in said
+    for params, names in (('{"stream": true}', "stream"), ('{"n": 4, "seed": 1}', "n"), ('{"model": "x", "messages": []}', "messages, model")):
+        status, said, _ = augment(server, source, "--params", params)
+        assert status == 2 and said.startswith(f"--params must leave out {names}: ")
     assert not server.bodies
     for wrong in (["--params", "[1]"], ["--params", "{"], ["--workers", "0"], ["--teacher", "x", "--prices", "1"]):
         done = subprocess.run([sys.executable, *command(source, augment.out, *wrong)], cwd=ROOT, capture_output=True, text=True)

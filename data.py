@@ -448,7 +448,7 @@ class Again(Exception):
 
 
 def read_rules(reply):
-    """The rules in a chat completion: a JSON object with one list, whatever prose or fence stands before it. Raises Again without them."""
+    """The rules in a chat completion: a JSON object with one list, whatever prose or fence stands before it. Else raises Again."""
     try:
         choice = reply["choices"][0]
         ended, refusal, content = choice.get("finish_reason"), choice["message"].get("refusal"), choice["message"].get("content")
@@ -470,11 +470,7 @@ def read_rules(reply):
 
 def copied(rules, question):
     """Names and numbers that the rules share with the question, a sign that they tell its story. A guess: some numbers belong in
-    a rule (the 2 of an average), and a name is what has a capital and is not a common first word.
-
-    >>> copied(["Add the clips of April and May.", "Half of 48 is 24."], "Natalia sold 48 clips in April, half as many in May.")
-    ['48', 'April', 'May']
-    """
+    a rule (the 2 of an average), and a name is what has a capital and is not a common first word."""
     ours, theirs = ({word.replace(",", "") for word in re.findall(r"\d[\d,]*\.?\d+|\w+", text)} for text in ("\n".join(rules), question))
     return sorted(word for word in ours & theirs if word[0].isdecimal() or word[0].isupper() and len(word) > 1
                   and word not in OPENERS and word.lower() not in ours | theirs)
@@ -498,10 +494,11 @@ class Teacher:
 
     def __init__(self, url, model, key="", params={}, timeout=120):
         self.url, self.model, self.key, self.params, self.timeout = f"{url.rstrip('/')}/chat/completions", model, key, params, timeout
-        self.quiet_until, self.json_mode, self.trouble, self.stopping = 0, True, "", threading.Event()
+        self.json_mode = {"response_format": {"type": "json_object"}}  # sent along with requests, unless they or the server know better
+        self.quiet_until, self.trouble, self.stopping = 0, "", threading.Event()
 
     def request(self, row, rules=None):
-        """(key, request): what to ask about a row, and what the journal knows it by. If `rules`, the first answer, copy words: once more."""
+        """(key, request): what to ask about a row, and what the journal knows it by. With rules, a first answer that copies: once more."""
         problem = f"{TEACHER}\nProblem: {row['question'].strip()}\nSolution: {str(row.get('rationale', '')).strip()}"
         messages = [{"role": "user", "content": problem}]
         if rules:
@@ -509,9 +506,6 @@ class Teacher:
                          {"role": "user", "content": COPIED.format(", ".join(copied(rules, row["question"])))}]
         request = {"model": self.model, "messages": messages} | self.params
         return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:32], request
-
-    def body(self, request):
-        return ({"response_format": {"type": "json_object"}} if self.json_mode else {}) | request
 
     def sign(self, request):  # called by requests; a plain header would give way to what a .netrc says of this host
         if self.key:
@@ -524,9 +518,9 @@ class Teacher:
 
     def post(self, session, request):
         """The reply to one request, whatever JSON it is. Raises Again, or ValueError in the server's own words if no other try can help."""
-        body = self.body(request)
+        body, timeouts = self.json_mode | request, (min(10, self.timeout), self.timeout)  # to connect, to read
         try:
-            response = session.post(self.url, json=body, auth=self.sign, timeout=(min(10, self.timeout), self.timeout), allow_redirects=False)
+            response = session.post(self.url, json=body, auth=self.sign, timeout=timeouts, allow_redirects=False)
         except ValueError:
             raise ValueError(f"{self.url} is not the address of a server.") from None
         except OSError as error:  # of requests, too; its words are left out, for they may hold anything
@@ -543,7 +537,7 @@ class Teacher:
             again.wait, again.crowded = asked_wait(response.headers), status == 429
             raise again
         if status in (400, 422) and body != request and re.search("response_format|json", text, re.I):
-            self.json_mode = False
+            self.json_mode = {}
             raise Again("no JSON mode")
         for name in ("error", "message"):
             reply = reply.get(name, reply) if isinstance(reply, dict) else reply
@@ -564,7 +558,7 @@ class Teacher:
                 return {"tokens": tokens, "knowledge": [self.hide(rule) for rule in read_rules(reply)]}
             except Again as error:
                 failure = self.trouble = str(error)
-                until = time.monotonic() + (error.wait or min(BACKOFF[1], BACKOFF[0] * 2 ** tries) * random.uniform(0.5, 1))
+                until = time.monotonic() + (error.wait or min(BACKOFF[1], BACKOFF[0] * 2 ** tries))
                 if error.crowded:
                     self.quiet_until = max(self.quiet_until, until)
                 tries += 0.25 if error.crowded else 1  # a crowd says little against this row
@@ -572,7 +566,7 @@ class Teacher:
 
 
 def read_journal(file):
-    """{key: entry} of what is done in a journal; what failed is left out, to be asked again. Cuts off a last line that a kill has torn."""
+    """{key: entry} of what is done in a journal; what failed is left out, to be asked again. Cuts off a last line torn by a kill."""
     file.seek(0)
     *lines, torn = file.read().split(b"\n")
     if torn and file.writable():
@@ -581,9 +575,8 @@ def read_journal(file):
     for number, line in enumerate(lines, 1):
         try:
             entry = json.loads(line)
-            key, rules = entry["key"], entry.get("knowledge")
-            if rules:
-                done[key] = entry
+            if entry["key"] and "knowledge" in entry:
+                done[entry["key"]] = entry
         except (ValueError, LookupError, TypeError):
             raise ValueError(f"{file.name}:{number}: damaged; delete this line, and its row will be asked for again.") from None
     return done
@@ -696,7 +689,7 @@ def augment(args):
     if re.search("[^!-~]", key):
         raise ValueError("OPENAI_API_KEY holds a character that cannot be in a key.")
     if ours := {"messages", "model", "n", "stream"} & args.params.keys():
-        raise ValueError(f"--params must leave out {', '.join(sorted(ours))}: a request is one question of ours, and wants one whole reply.")
+        raise ValueError(f"--params must leave out {', '.join(sorted(ours))}: a request is a question of ours, and wants one whole reply.")
     if args.map:
         join(rows, read_rows(args.map, joined=True))
     teacher, done = Teacher(args.url, args.teacher, key, args.params, args.timeout), {}
@@ -709,7 +702,7 @@ def augment(args):
         with open(path if path.is_file() else os.devnull, "rb") as journal:
             todo = fill_in(asked, teacher, read_journal(journal), args.strict)
         for request in list(todo.values())[:1]:
-            print(f"POST {teacher.url}\n{json.dumps(teacher.body(request), indent=2, ensure_ascii=False)}\n")
+            print(f"POST {teacher.url}\n{json.dumps(teacher.json_mode | request, indent=2, ensure_ascii=False)}\n")
         texts = [request["messages"][0]["content"] for request in todo.values()]
         answers = [text.rpartition("\nSolution: ")[2] for text in texts]  # the rules are about as long; a token is about 4 letters
         tokens = [sum(map(len, side)) // 4 for side in (texts, answers)]

@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
 
@@ -387,7 +388,41 @@ def test_trouble_that_passes_is_outlived(serve, raw, augment, trouble):
     server = serve(lambda i, n, body: trouble if n == 0 and i % 2 else good(i, n, body))
     status, said, rows = augment(server, raw(4), *(["--timeout", 3] if trouble == "stall" else []))
     assert status == 0 and [row["knowledge"] for row in rows] == [knowledge(i) for i in range(4)]
-    assert server.counts == Counter({0: 1, 1: 2, 2: 1, 3: 2})
+    assert server.counts == Counter({0: 1, 1: 2, 2: 1, 3: 2}) and (trouble != "stall" or "last trouble: no reply in time" in said)
+
+
+def test_a_server_that_does_not_pick_up_is_given_up(raw, augment, monkeypatch):
+    """A port where too many are waiting already: the connection itself hangs."""
+    monkeypatch.setattr(data, "TRIES", 2)
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        waiting = [socket.socket() for _ in range(4)]
+        for one in waiting:
+            one.setblocking(False)
+            one.connect_ex(full.getsockname())
+        status, said, _ = augment(SimpleNamespace(url=f"http://127.0.0.1:{full.getsockname()[1]}"), raw(1), "--timeout", 1)
+        for one in waiting:
+            one.close()
+    assert status == 1 and "1 no reply in time" in said
+
+
+def test_waits_grow_and_differ_where_the_server_does_not_say(serve, raw, augment, monkeypatch):
+    monkeypatch.setattr(data, "BACKOFF", (0.1, 0.3))
+    server = serve(lambda i, n, body: (503, {}, b""))
+    augment(server, raw(1))
+    gaps = [b - a for a, b in zip(server.times, server.times[1:])]
+    assert len(gaps) == 4 and all(gap > wait for gap, wait in zip(gaps, (0.1, 0.2, 0.3, 0.3)))
+    monkeypatch.setattr(data, "BACKOFF", (0.5, 0.5))
+    server = serve(lambda i, n, body: (503, {}, b"") if n == 0 else good(i, n, body))
+    augment(server, raw(8))
+    assert max(server.times[8:]) - min(server.times[8:]) > 0.1  # not all in the same instant
+
+
+@pytest.mark.slow  # a timing: for a machine that has nothing else to do
+def test_eight_workers_keep_a_server_busy(serve, raw, tmp_path):
+    server = serve(delay=0.05)
+    process = start(server, raw(1000), tmp_path / "train.jsonl")
+    assert process.communicate()[1] and process.returncode == 0
+    assert 999 / (server.times[-1] - server.times[0]) > 0.7 * 8 / 0.05
 
 
 def test_trouble_that_does_not_pass_ends_within_the_bound(serve, raw, augment):

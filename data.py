@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 from collections import Counter, namedtuple
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -444,20 +444,12 @@ BACKOFF = 1, 30  # seconds until the next request where the server does not say:
 
 
 class Again(Exception):
-    """A reply was of no use, the next may be; the text says why. wait: seconds until then, None if the server did not say."""
-
-    def __init__(self, why, wait=0, crowded=False):
-        super().__init__(why)
-        self.wait, self.crowded = wait, crowded  # crowded: the server is asked too often, by all workers together
+    """A reply was of no use, the next may be; the text says why. wait: seconds until then, if the server said; crowded: for all."""
+    wait, crowded = None, False
 
 
 def read_rules(reply):
-    """The rules in a chat completion: the list in its last JSON object that has just one, whatever fences or prose stand around.
-    Raises Again if there are none to be used.
-
-    >>> read_rules({"choices": [{"message": {"content": 'Here: ```json {"knowledge": ["Add  both."]}```'}, "finish_reason": "stop"}]})
-    ['Add both.']
-    """
+    """The rules in a chat completion: a JSON object with one list, whatever prose or fence stands before it. Else raises Again."""
     try:
         choice = reply["choices"][0]
         ended, refusal, content = choice.get("finish_reason"), choice["message"].get("refusal"), choice["message"].get("content")
@@ -465,31 +457,21 @@ def read_rules(reply):
         raise Again("not a chat completion") from None
     if ended == "length":
         raise Again("cut off (finish_reason length)")
-    if ended == "content_filter" or refusal:
+    if refusal or ended == "content_filter":
         raise Again("refused")
     if not isinstance(content, str) or not content.strip():
         raise Again("empty")
-    lists, at = [], content.find("{")
-    while at >= 0:
-        try:
-            found, end = json.JSONDecoder().raw_decode(content, at)
-            inside = [value for value in found.values() if isinstance(value, list)]
-            lists += inside if len(inside) == 1 else []
-        except (ValueError, RecursionError):
-            end = at + 1
-        at = content.find("{", end)
-    if not lists or not 1 <= len(lists[-1]) <= 12 or not all(isinstance(rule, str) and rule.strip() for rule in lists[-1]):
-        raise Again("no JSON object with a list of 1 to 12 texts")
-    return [" ".join(rule.split()) for rule in lists[-1]]  # a line break would make two rules of one
+    for brace in re.finditer("{", content):  # not every brace begins an object: prose has sets, and drafts
+        with suppress(ValueError, RecursionError):
+            lists = [value for value in json.loads(content[brace.start():content.rfind("}") + 1]).values() if isinstance(value, list)]
+            if len(lists) == 1 and 1 <= len(lists[0]) <= 12 and all(isinstance(rule, str) and rule.strip() for rule in lists[0]):
+                return [" ".join(rule.split()) for rule in lists[0]]  # a line break would make two rules of one
+    raise Again("no JSON object with a list of 1 to 12 texts")
 
 
 def copied(rules, question):
     """Names and numbers that the rules share with the question, a sign that they tell its story. A guess: some numbers belong in
-    a rule (the 2 of an average), and a name is what has a capital and is not a common first word.
-
-    >>> copied(["Add the clips of April and May.", "Half of 48 is 24."], "Natalia sold 48 clips in April, half as many in May.")
-    ['48', 'April', 'May']
-    """
+    a rule (the 2 of an average), and a name is what has a capital and is not a common first word."""
     ours, theirs = ({word.replace(",", "") for word in re.findall(r"\d[\d,]*\.?\d+|\w+", text)} for text in ("\n".join(rules), question))
     return sorted(word for word in ours & theirs if word[0].isdecimal() or word[0].isupper() and len(word) > 1
                   and word not in OPENERS and word.lower() not in ours | theirs)
@@ -505,32 +487,26 @@ def asked_wait(headers):
             continue
         if wait > 0:
             return min(wait, LONGEST)
-    return None
-
-
-def usage(reply):
-    """(tokens in, tokens out) as the server counts them; 0 where it does not."""
-    counts = reply.get("usage") if isinstance(reply, dict) else None
-    counts = [counts.get(key) for key in ("prompt_tokens", "completion_tokens")] if isinstance(counts, dict) else [0, 0]
-    return [count if isinstance(count, int) else 0 for count in counts]
 
 
 class Teacher:
     """A model behind an endpoint, asked by several threads at once. What one of them learns holds for all: that the server wants to be
     left alone for a while, that it has no JSON mode, that it is time to stop."""
 
-    def __init__(self, url, model, key="", params=(), strict=False, timeout=120):
-        self.url, self.key, self.timeout = f"{url.rstrip('/')}/chat/completions", key, timeout
-        self.model, self.params, self.strict = model, dict(params), strict
-        self.quiet_until, self.json_mode, self.trouble, self.stopping, self.broken = 0.0, True, None, threading.Event(), None
+    def __init__(self, url, model, key="", params={}, timeout=120):
+        self.url, self.model, self.key, self.params, self.timeout = f"{url.rstrip('/')}/chat/completions", model, key, params, timeout
+        self.json_mode = {"response_format": {"type": "json_object"}}  # sent along with requests, unless they or the server know better
+        self.quiet_until, self.trouble, self.stopping = 0, "", threading.Event()
 
-    def request(self, row):
-        """Model, messages and parameters: what the journal knows a row by."""
-        problem = f"{TEACHER}\nProblem: {row['question'].strip()}\nSolution: {str(row['rationale']).strip()}"
-        return {"model": self.model, "messages": [{"role": "user", "content": problem}]} | self.params
-
-    def body(self, request):
-        return ({"response_format": {"type": "json_object"}} if self.json_mode else {}) | request
+    def request(self, row, rules=None):
+        """(key, request): what to ask about a row, and what the journal knows it by. With rules, a first answer that copies: once more."""
+        problem = f"{TEACHER}\nProblem: {row['question'].strip()}\nSolution: {str(row.get('rationale', '')).strip()}"
+        messages = [{"role": "user", "content": problem}]
+        if rules:
+            messages += [{"role": "assistant", "content": json.dumps({"knowledge": rules})},
+                         {"role": "user", "content": COPIED.format(", ".join(copied(rules, row["question"])))}]
+        request = {"model": self.model, "messages": messages} | self.params
+        return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:32], request
 
     def sign(self, request):  # called by requests; a plain header would give way to what a .netrc says of this host
         if self.key:
@@ -543,13 +519,13 @@ class Teacher:
 
     def post(self, session, request):
         """The reply to one request, whatever JSON it is. Raises Again, or ValueError in the server's own words if no other try can help."""
-        body = self.body(request)
+        body, timeouts = self.json_mode | request, (min(10, self.timeout), self.timeout)  # to connect, to read
         try:
-            response = session.post(self.url, json=body, auth=self.sign, timeout=(10, self.timeout), allow_redirects=False)
-        except OSError as error:  # also what requests raises; its words are left out, for they may hold anything
-            if isinstance(error, ValueError):
-                raise ValueError(f"{self.url} is not the address of a server.") from None
-            raise Again("no reply in time" if "Timeout" in type(error).__name__ else "no connection, or a lost one", None) from None
+            response = session.post(self.url, json=body, auth=self.sign, timeout=timeouts, allow_redirects=False)
+        except ValueError:
+            raise ValueError(f"{self.url} is not the address of a server.") from None
+        except OSError as error:  # of requests, too; its words are left out, for they may hold anything
+            raise Again("no reply in time" if "Timeout" in type(error).__name__ else "no connection, or a lost one") from None
         status, text = response.status_code, str(response.content, "utf-8", "replace")
         try:
             reply = json.loads(text)
@@ -558,97 +534,53 @@ class Teacher:
         if status == 200:
             return reply
         if status >= 500 or status in (408, 409, 429) and "insufficient_quota" not in text:
-            raise Again(f"HTTP status {status}", asked_wait(response.headers), crowded=status == 429)
+            again = Again(f"HTTP status {status}")
+            again.wait, again.crowded = asked_wait(response.headers), status == 429
+            raise again
         if status in (400, 422) and body != request and re.search("response_format|json", text, re.I):
-            self.json_mode = False
+            self.json_mode = {}
             raise Again("no JSON mode")
-        error = reply.get("error", reply) if isinstance(reply, dict) else text
-        words = error.get("message", text) if isinstance(error, dict) else error
-        raise ValueError(f"{self.url} answered with status {status}: {self.hide(' '.join(str(words).split()))[:500]}")
+        for name in ("error", "message"):
+            reply = reply.get(name, reply) if isinstance(reply, dict) else reply
+        raise ValueError(f"{self.url} answered with status {status}: {self.hide(' '.join(str(reply).split()))[:500]}")
 
-    def rest(self, until):
-        """Wait until then, a time of time.monotonic(), and as long as the server wants quiet. Returns False if all stops meanwhile."""
-        while (left := max(until, self.quiet_until) - time.monotonic()) > 0 and not self.stopping.is_set():
-            self.stopping.wait(left + random.uniform(0, min(left, 1)))  # or all workers would come back in the same instant
-        return not self.stopping.is_set()
-
-    def ask(self, session, row):
-        """What the journal shall say of a row: its knowledge, or why it failed. None if all stops before that is known."""
-        request, question, tokens = self.request(row), row["question"], [0, 0]
-        knowledge, failure, again = None, None, False
-        tries = failures = until = 0
+    def ask(self, session, request):
+        """What the journal shall say of a request: the tokens, and the knowledge or why it failed. None if all stops before that."""
+        tokens, tries, until = [0, 0], 0, 0
         while tries < TRIES:
-            if not self.rest(until):
+            while (left := max(until, self.quiet_until) - time.monotonic()) > 0 and not self.stopping.is_set():
+                self.stopping.wait(left + random.uniform(0, min(left, 1)))  # or all workers would come back in the same instant
+            if self.stopping.is_set():
                 return None
             try:
                 reply = self.post(session, request)
-                tokens = [sum(pair) for pair in zip(tokens, usage(reply))]
-                rules = [self.hide(rule) for rule in read_rules(reply)]
+                with suppress(LookupError, TypeError, ValueError, OverflowError):  # not every server counts
+                    tokens = [n + int(reply["usage"][key]) for n, key in zip(tokens, ("prompt_tokens", "completion_tokens"))]
+                return {"tokens": tokens, "knowledge": [self.hide(rule) for rule in read_rules(reply)]}
             except Again as error:
                 failure = self.trouble = str(error)
-                wait = error.wait
-                if wait is None:
-                    wait = min(BACKOFF[1], BACKOFF[0] * 2 ** failures) * random.uniform(0.5, 1)
-                until = time.monotonic() + wait
+                until = time.monotonic() + (error.wait or min(BACKOFF[1], BACKOFF[0] * 2 ** tries))
                 if error.crowded:
                     self.quiet_until = max(self.quiet_until, until)
-                failures, tries = failures + 1, tries + (0.25 if error.crowded else 1)  # a crowd says little against this row
-                continue
-            tries += 1
-            words = copied(rules, question)
-            if knowledge is None or len(words) < len(copied(knowledge, question)):
-                knowledge = rules
-            if not (self.strict and words) or again:
-                break
-            again = True
-            request = request | {"messages": [*request["messages"], {"role": "assistant", "content": json.dumps({"knowledge": rules})},
-                                              {"role": "user", "content": COPIED.format(", ".join(words))}]}
-        return {"tokens": tokens, "again": again} | ({"knowledge": knowledge} if knowledge else {"failed": failure})
-
-    def ask_all(self, todo, workers=8):
-        """todo: {key: row}. Yields entries for the journal as rows are finished, and None now and then while none is. Once `stopping` is
-        set, or a worker has met an error that concerns all rows, nothing more is sent; what is in flight arrives, the error is raised."""
-        import requests  # here, because nothing else needs it
-        waiting, finished = iter(list(todo.items())), queue.SimpleQueue()
-
-        def work():
-            try:
-                with requests.Session() as session:  # keeps its connection from row to row
-                    for key, row in waiting:  # one iterator for all workers: a row goes to one of them
-                        if (entry := self.ask(session, row)) is None:
-                            break
-                        finished.put({"key": key} | entry)
-            except Exception as error:
-                self.broken = self.broken or error
-                self.stopping.set()
-
-        threads = [threading.Thread(target=work, daemon=True) for _ in range(min(workers, len(todo)))]
-        for thread in threads:
-            thread.start()
-        while any(thread.is_alive() for thread in threads) or not finished.empty():
-            try:
-                yield finished.get(timeout=0.1)
-            except queue.Empty:
-                yield None
-        if self.broken:
-            raise self.broken
+                tries += 0.25 if error.crowded else 1  # a crowd says little against this row
+        return {"tokens": tokens, "failed": failure}
 
 
 def read_journal(file):
-    """{key: entry} of a journal. A last line that a kill has torn is cut off; what failed in one run and was done in another is done."""
+    """{key: entry} of what is done in a journal; what failed is left out, to be asked again. Cuts off a last line torn by a kill."""
     file.seek(0)
-    text, entries = file.read(), {}
-    whole = text[:text.rfind(b"\n") + 1]
-    if whole != text and file.writable():
-        file.truncate(len(whole))
-    for number, line in enumerate(whole.splitlines(), 1):
+    *lines, torn = file.read().split(b"\n")
+    if torn and file.writable():
+        file.truncate(file.tell() - len(torn))
+    done = {}
+    for number, line in enumerate(lines, 1):
         try:
             entry = json.loads(line)
-            if "knowledge" in entry or entry["key"] not in entries:
-                entries[entry["key"]] = entry
+            if entry["key"] and "knowledge" in entry:
+                done[entry["key"]] = entry
         except (ValueError, LookupError, TypeError):
             raise ValueError(f"{file.name}:{number}: damaged; delete this line, and its row will be asked for again.") from None
-    return entries
+    return done
 
 
 def price(tokens, prices):
@@ -657,57 +589,92 @@ def price(tokens, prices):
     return f"{tokens[0]:,} tokens in, {tokens[1]:,} out{dollars}"
 
 
-def consult(teacher, todo, journal, workers=8, prices=None):
-    """Ask for the knowledge of the rows in todo, {key: row}; each goes to the journal, a binary file, the moment it is finished. Returns
-    whether all are. The first Ctrl-C waits for the requests in flight, which are paid for; the second does not."""
-    start = shown = time.monotonic()
-    finished, failed, tokens, terminal = 0, 0, [0, 0], sys.stderr.isatty()
+def fill_in(rows, teacher, done, strict=False):
+    """Give the rows the knowledge that is done, {key: entry}. Returns {key: request} of what is not asked; if strict, that is also the
+    second question about rows whose rules copy."""
+    missing = {}
+    for row in rows:
+        key, request = teacher.request(row)
+        rules = done.get(key, {}).get("knowledge", [])
+        if rules and copied(rules, row["question"]):
+            key, request = teacher.request(row, rules)
+            rules = done.get(key, {}).get("knowledge", rules)
+        if key not in done and (strict or not rules):
+            missing[key] = request  # a row that is twice in the file is asked for once
+        row["knowledge"] = rules
+    return missing
 
-    def show(end="\n"):
-        now = time.monotonic()
-        rate, pause = finished / (now - start), teacher.quiet_until - now
-        left = timedelta(seconds=round((len(todo) - finished) / rate)) if rate else "?"
-        print(f"{finished}/{len(todo)} rows, {rate:.1f} rows/s, {left} left, {price(tokens, prices)}"
-              + (f", {failed} failed" if failed else "") + (f", last trouble: {teacher.trouble}" if teacher.trouble else "")
-              + (f", the server wants {pause:.0f} s of quiet" if pause > 0 else ""), end=end, file=sys.stderr, flush=True)
-        os.fsync(journal.fileno())  # not even a power cut loses more than ten seconds
+
+def consult(teacher, todo, journal, done, workers=8, prices=None):
+    """Send the requests in todo, {key: request}. What becomes of each goes to the journal, a binary file, and to `done`, when it is known.
+    Ctrl-C waits for what is in flight, which is paid for, a second one does not; both raise KeyboardInterrupt. An error that concerns all
+    requests is raised when those in flight have arrived."""
+    import requests  # here, because nothing else needs it
+    waiting, replies, errors = iter(list(todo.items())), queue.SimpleQueue(), []
+    start = shown = time.monotonic()
+    finished, tokens = 0, [0, 0]
+
+    def work():
+        try:
+            with requests.Session() as session:  # keeps its connection from request to request
+                for key, request in waiting:  # one iterator for all workers: a request goes to one of them
+                    if entry := teacher.ask(session, request):
+                        replies.put({"key": key} | entry)
+        except Exception as error:
+            errors.append(error)
+            teacher.stopping.set()
 
     def enough(*_):
+        if teacher.stopping.is_set():
+            raise KeyboardInterrupt
         teacher.stopping.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
         os.write(2, b"\nWaiting for the requests in flight; Ctrl-C again abandons them.\n")  # print could be in the middle of a line
 
+    def show():
+        rate = finished / (time.monotonic() - start)
+        left = f"{timedelta(seconds=round((len(todo) - finished) / rate))} left" if rate else "none yet"
+        trouble = f", last trouble: {teacher.trouble}" if teacher.trouble else ""
+        print(f"{finished}/{len(todo)} rows, {rate:.2f} rows/s, {left}, {price(tokens, prices)}{trouble}", file=sys.stderr, flush=True)
+        os.fsync(journal.fileno())  # not even a power cut loses more than ten seconds
+
     before = signal.signal(signal.SIGINT, enough)
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(workers, len(todo)))]
     try:
-        for entry in teacher.ask_all(todo, workers):
-            if entry:
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads) or not replies.empty():
+            with suppress(queue.Empty):
+                entry = replies.get(timeout=0.1)
                 journal.write(json.dumps(entry).encode() + b"\n")
                 journal.flush()  # from here on, no kill can lose it
-                finished, failed = finished + 1, failed + ("failed" in entry)
-                tokens = [sum(pair) for pair in zip(tokens, entry["tokens"])]
-            if time.monotonic() - shown > (1 if terminal else 10):
+                done[entry["key"]] = entry
+                finished, tokens = finished + 1, [sum(pair) for pair in zip(tokens, entry["tokens"])]
+            if time.monotonic() - shown > 10:
                 shown = time.monotonic()
-                show("\033[K\r" if terminal else "\n")
+                show()
     except KeyboardInterrupt:
         pass
     finally:
         signal.signal(signal.SIGINT, before)
-        teacher.stopping.set()  # also where the disk is full: nothing more is bought
+        if finished < len(todo):
+            teacher.stopping.set()  # also where the disk is full: nothing more is bought
         show()
-    return finished == len(todo)
+    if finished < len(todo):
+        print(f"Stopped. What is paid for is kept in {journal.name}: the same command goes on from there.", file=sys.stderr)
+        raise errors[0] if errors else KeyboardInterrupt
 
 
 def join(rows, originals):
     """Give the rows without knowledge that of the original with their id. If both have a type, or a level, these must be equal, too: MATH
     counts its ids anew in each. Raises ValueError if several originals fit that differ."""
-    known, marks = {}, lambda row: [str(row.get(key) or "") for key in ("type", "level")]
-    for row in originals:
-        if row["knowledge"]:
-            known.setdefault(str(row["id"]), set()).add((*marks(row), tuple(row["knowledge"])))
+    known = {}
+    for original in originals:
+        if original["knowledge"]:
+            known.setdefault(str(original["id"]), []).append(original)
     for row in rows:
         if not row["knowledge"]:
-            fitting = {rules for *theirs, rules in known.get(str(row["id"]), ())
-                       if all(a == b or not a or not b for a, b in zip(marks(row), theirs))}
+            fitting = {tuple(original["knowledge"]) for original in known.get(str(row["id"]), ()) if all(
+                not row.get(key) or not original.get(key) or str(row[key]) == str(original[key]) for key in ("type", "level"))}
             if len(fitting) > 1:
                 raise ValueError(f"{row['where']}: the id {row['id']} stands for {len(fitting)} different lists of rules in --map; "
                                  "a type or level in both files would tell which.")
@@ -715,38 +682,31 @@ def join(rows, originals):
 
 
 def augment(args):
-    """Writes args.out, and says what became of it. Returns the exit status: 1 if rows are without knowledge, 130 after Ctrl-C."""
+    """Writes args.out, and says what became of it. Returns the exit status: 1 if rows are without knowledge."""
     rows, out, key = read_rows(args.data, joined=bool(args.map))[:args.n], Path(args.out), os.environ.get("OPENAI_API_KEY", "").strip()
     path = out.with_name(out.name + ".journal")
     if out.is_dir() or out.resolve() in [Path(source).resolve() for source in (args.data, args.map) if source]:
         raise ValueError(f"--out {out} is a folder or one of the files to be read; give the rows a file of their own.")
-    if not key.isascii() or re.search(r"[^!-~]", key):
+    if re.search("[^!-~]", key):
         raise ValueError("OPENAI_API_KEY holds a character that cannot be in a key.")
+    if ours := {"messages", "model", "n", "stream"} & args.params.keys():
+        raise ValueError(f"--params must leave out {', '.join(sorted(ours))}: a request is a question of ours, and wants one whole reply.")
     if args.map:
         join(rows, read_rows(args.map, joined=True))
-    teacher = Teacher(args.url, args.teacher, key, args.params, args.strict, args.timeout)
-    keys, asked, done = [], {}, {}
-    for row in rows:
-        keys.append(None)
-        if args.teacher and not row["knowledge"]:
-            if not str(row.get("rationale", "")).strip():
-                raise ValueError(f"{row['where']}: no \"rationale\" to show to the teacher.")
-            keys[-1] = hashlib.sha256(json.dumps(teacher.request(row), sort_keys=True).encode()).hexdigest()[:32]
-            asked[keys[-1]] = row  # rows that are twice in the file are asked for once
-
-    def missing():
-        return {key: row for key, row in asked.items() if "knowledge" not in done.get(key, ())
-                or args.strict and not done[key].get("again") and copied(done[key]["knowledge"], row["question"])}
+    teacher, done = Teacher(args.url, args.teacher, key, args.params, args.timeout), {}
+    asked = [row for row in rows if args.teacher and not row["knowledge"]]
+    for row in asked:
+        if not str(row.get("rationale", "")).strip():
+            raise ValueError(f"{row['where']}: no \"rationale\" to show to the teacher.")
 
     if args.dry_run:
-        if path.is_file():
-            with open(path, "rb") as journal:
-                done = read_journal(journal)
-        todo = missing()
-        for row in list(todo.values())[:1]:
-            print(f"POST {teacher.url}\n{json.dumps(teacher.body(teacher.request(row)), indent=2, ensure_ascii=False)}\n")
-        letters = [(len(json.dumps(teacher.request(row))), len(str(row["rationale"]))) for row in todo.values()]  # rules are about as long
-        tokens = [sum(side) // 4 for side in zip(*letters)] or [0, 0]  # a token is about four letters
+        with open(path if path.is_file() else os.devnull, "rb") as journal:
+            todo = fill_in(asked, teacher, read_journal(journal), args.strict)
+        for request in list(todo.values())[:1]:
+            print(f"POST {teacher.url}\n{json.dumps(teacher.json_mode | request, indent=2, ensure_ascii=False)}\n")
+        texts = [request["messages"][0]["content"] for request in todo.values()]
+        answers = [text.rpartition("\nSolution: ")[2] for text in texts]  # the rules are about as long; a token is about 4 letters
+        tokens = [sum(map(len, side)) // 4 for side in (texts, answers)]
         print(f"{len(rows)} rows, {len(todo)} to ask for: about {price(tokens, args.prices)}. Nothing was sent.")
         return 0
     if asked:
@@ -759,26 +719,16 @@ def augment(args):
                 fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)  # let go by the system when this process ends, however it ends
             except BlockingIOError:
                 raise ValueError(f"Another run is filling {path}; wait for it, or stop it.") from None
-            done, kept = read_journal(journal), f"What is paid for is kept in {path}: the same command goes on from there."
-            try:
-                if (todo := missing()) and not consult(teacher, todo, journal, args.workers, args.prices):
-                    print(f"Stopped. {kept}", file=sys.stderr)
-                    return 130
-            except ValueError as error:
-                raise ValueError(f"{error} {kept}") from None
             done = read_journal(journal)
+            while todo := fill_in(asked, teacher, done, args.strict):  # twice at most: the second questions follow from the first replies
+                consult(teacher, todo, journal, done, args.workers, args.prices)
 
-    failures, copies = Counter(), []
-    for row, key in zip(rows, keys):
-        entry = done.get(key, {})
-        row["knowledge"] = row["knowledge"] or entry.get("knowledge", [])
-        if not row["knowledge"]:
-            failures[entry.get("failed", f"no original in {args.map}")] += 1
-        elif key and (words := copied(row["knowledge"], row["question"])):
-            copies.append(f"{row['where']} has {', '.join(words)}")
     from model import write_whole  # here, because it brings torch
     plain = ({key: value for key, value in row.items() if key != "where" and (key, value) != ("answer", None)} for row in rows)
     write_whole(out, (json.dumps(row).encode() + b"\n" for row in plain))
+    entries = (done.get(teacher.request(row)[0], {}) for row in rows if not row["knowledge"])
+    failures = Counter(entry.get("failed", f"no original in {args.map}") for entry in entries)
+    copies = [f"{row['where']} has {', '.join(words)}" for row in asked if (words := copied(row["knowledge"], row["question"]))]
     print(f"{len(rows) - failures.total()} of {len(rows)} rows in {out} have knowledge.")
     if failures:
         print(f"{failures.total()} have none: {'; '.join(f'{n} {why}' for why, n in failures.most_common())}. "

@@ -480,6 +480,9 @@ def test_after_a_kill_the_same_command_goes_on_from_there(servers):
     run.communicate()
     have = Path(PART).stat().st_size
     assert Path(PART).read_bytes() == BIG[:have] and not Path("models/me/toy/model.safetensors").exists()
+    sent = None
+    while sent != (sent := servers.sent):  # the server may not have noticed yet
+        time.sleep(0.5)
     servers.sent = 0
     run = process("--model", "me/toy")
     said = run.communicate(timeout=600)

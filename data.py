@@ -7,6 +7,7 @@ rules and solution, so that everything here runs with no download and no key. Ro
     python data.py show --role dr           one training example, the supervised tokens in colour
     python data.py toy --split test -n 500      problems of the toy world, as JSONL
     python data.py augment --data rows.jsonl --out train.jsonl --teacher gpt-4o      rules for your rows, paid for once
+    python data.py download gsm8k               the paper's sets, as JSONL; models and adapters: --model OWNER/NAME
 """
 import argparse
 import hashlib
@@ -20,6 +21,7 @@ import sys
 import threading
 import time
 from collections import Counter, namedtuple
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -477,20 +479,12 @@ BACKOFF = 1, 30  # seconds until the next request where the server does not say:
 
 
 class Again(Exception):
-    """A reply was of no use, the next may be; the text says why. wait: seconds until then, None if the server did not say."""
-
-    def __init__(self, why, wait=0, crowded=False):
-        super().__init__(why)
-        self.wait, self.crowded = wait, crowded  # crowded: the server is asked too often, by all workers together
+    """A reply was of no use, the next may be; the text says why. wait: seconds until then, if the server said; crowded: for all."""
+    wait, crowded = None, False
 
 
 def read_rules(reply):
-    """The rules in a chat completion: the list in its last JSON object that has just one, whatever fences or prose stand around.
-    Raises Again if there are none to be used.
-
-    >>> read_rules({"choices": [{"message": {"content": 'Here: ```json {"knowledge": ["Add  both."]}```'}, "finish_reason": "stop"}]})
-    ['Add both.']
-    """
+    """The rules in a chat completion: a JSON object with one list, whatever prose or fence stands before it. Else raises Again."""
     try:
         choice = reply["choices"][0]
         ended, refusal, content = choice.get("finish_reason"), choice["message"].get("refusal"), choice["message"].get("content")
@@ -498,31 +492,21 @@ def read_rules(reply):
         raise Again("not a chat completion") from None
     if ended == "length":
         raise Again("cut off (finish_reason length)")
-    if ended == "content_filter" or refusal:
+    if refusal or ended == "content_filter":
         raise Again("refused")
     if not isinstance(content, str) or not content.strip():
         raise Again("empty")
-    lists, at = [], content.find("{")
-    while at >= 0:
-        try:
-            found, end = json.JSONDecoder().raw_decode(content, at)
-            inside = [value for value in found.values() if isinstance(value, list)]
-            lists += inside if len(inside) == 1 else []
-        except (ValueError, RecursionError):
-            end = at + 1
-        at = content.find("{", end)
-    if not lists or not 1 <= len(lists[-1]) <= 12 or not all(isinstance(rule, str) and rule.strip() for rule in lists[-1]):
-        raise Again("no JSON object with a list of 1 to 12 texts")
-    return [" ".join(rule.split()) for rule in lists[-1]]  # a line break would make two rules of one
+    for brace in re.finditer("{", content):  # not every brace begins an object: prose has sets, and drafts
+        with suppress(ValueError, RecursionError):
+            lists = [value for value in json.loads(content[brace.start():content.rfind("}") + 1]).values() if isinstance(value, list)]
+            if len(lists) == 1 and 1 <= len(lists[0]) <= 12 and all(isinstance(rule, str) and rule.strip() for rule in lists[0]):
+                return [" ".join(rule.split()) for rule in lists[0]]  # a line break would make two rules of one
+    raise Again("no JSON object with a list of 1 to 12 texts")
 
 
 def copied(rules, question):
     """Names and numbers that the rules share with the question, a sign that they tell its story. A guess: some numbers belong in
-    a rule (the 2 of an average), and a name is what has a capital and is not a common first word.
-
-    >>> copied(["Add the clips of April and May.", "Half of 48 is 24."], "Natalia sold 48 clips in April, half as many in May.")
-    ['48', 'April', 'May']
-    """
+    a rule (the 2 of an average), and a name is what has a capital and is not a common first word."""
     ours, theirs = ({word.replace(",", "") for word in re.findall(r"\d[\d,]*\.?\d+|\w+", text)} for text in ("\n".join(rules), question))
     return sorted(word for word in ours & theirs if word[0].isdecimal() or word[0].isupper() and len(word) > 1
                   and word not in OPENERS and word.lower() not in ours | theirs)
@@ -538,32 +522,26 @@ def asked_wait(headers):
             continue
         if wait > 0:
             return min(wait, LONGEST)
-    return None
-
-
-def usage(reply):
-    """(tokens in, tokens out) as the server counts them; 0 where it does not."""
-    counts = reply.get("usage") if isinstance(reply, dict) else None
-    counts = [counts.get(key) for key in ("prompt_tokens", "completion_tokens")] if isinstance(counts, dict) else [0, 0]
-    return [count if isinstance(count, int) else 0 for count in counts]
 
 
 class Teacher:
     """A model behind an endpoint, asked by several threads at once. What one of them learns holds for all: that the server wants to be
     left alone for a while, that it has no JSON mode, that it is time to stop."""
 
-    def __init__(self, url, model, key="", params=(), strict=False, timeout=120):
-        self.url, self.key, self.timeout = f"{url.rstrip('/')}/chat/completions", key, timeout
-        self.model, self.params, self.strict = model, dict(params), strict
-        self.quiet_until, self.json_mode, self.trouble, self.stopping, self.broken = 0.0, True, None, threading.Event(), None
+    def __init__(self, url, model, key="", params={}, timeout=120):
+        self.url, self.model, self.key, self.params, self.timeout = f"{url.rstrip('/')}/chat/completions", model, key, params, timeout
+        self.json_mode = {"response_format": {"type": "json_object"}}  # sent along with requests, unless they or the server know better
+        self.quiet_until, self.trouble, self.stopping = 0, "", threading.Event()
 
-    def request(self, row):
-        """Model, messages and parameters: what the journal knows a row by."""
-        problem = f"{TEACHER}\nProblem: {row['question'].strip()}\nSolution: {str(row['rationale']).strip()}"
-        return {"model": self.model, "messages": [{"role": "user", "content": problem}]} | self.params
-
-    def body(self, request):
-        return ({"response_format": {"type": "json_object"}} if self.json_mode else {}) | request
+    def request(self, row, rules=None):
+        """(key, request): what to ask about a row, and what the journal knows it by. With rules, a first answer that copies: once more."""
+        problem = f"{TEACHER}\nProblem: {row['question'].strip()}\nSolution: {str(row.get('rationale', '')).strip()}"
+        messages = [{"role": "user", "content": problem}]
+        if rules:
+            messages += [{"role": "assistant", "content": json.dumps({"knowledge": rules})},
+                         {"role": "user", "content": COPIED.format(", ".join(copied(rules, row["question"])))}]
+        request = {"model": self.model, "messages": messages} | self.params
+        return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:32], request
 
     def sign(self, request):  # called by requests; a plain header would give way to what a .netrc says of this host
         if self.key:
@@ -576,13 +554,13 @@ class Teacher:
 
     def post(self, session, request):
         """The reply to one request, whatever JSON it is. Raises Again, or ValueError in the server's own words if no other try can help."""
-        body = self.body(request)
+        body, timeouts = self.json_mode | request, (min(10, self.timeout), self.timeout)  # to connect, to read
         try:
-            response = session.post(self.url, json=body, auth=self.sign, timeout=(10, self.timeout), allow_redirects=False)
-        except OSError as error:  # also what requests raises; its words are left out, for they may hold anything
-            if isinstance(error, ValueError):
-                raise ValueError(f"{self.url} is not the address of a server.") from None
-            raise Again("no reply in time" if "Timeout" in type(error).__name__ else "no connection, or a lost one", None) from None
+            response = session.post(self.url, json=body, auth=self.sign, timeout=timeouts, allow_redirects=False)
+        except ValueError:
+            raise ValueError(f"{self.url} is not the address of a server.") from None
+        except OSError as error:  # of requests, too; its words are left out, for they may hold anything
+            raise Again("no reply in time" if "Timeout" in type(error).__name__ else "no connection, or a lost one") from None
         status, text = response.status_code, str(response.content, "utf-8", "replace")
         try:
             reply = json.loads(text)
@@ -591,97 +569,53 @@ class Teacher:
         if status == 200:
             return reply
         if status >= 500 or status in (408, 409, 429) and "insufficient_quota" not in text:
-            raise Again(f"HTTP status {status}", asked_wait(response.headers), crowded=status == 429)
+            again = Again(f"HTTP status {status}")
+            again.wait, again.crowded = asked_wait(response.headers), status == 429
+            raise again
         if status in (400, 422) and body != request and re.search("response_format|json", text, re.I):
-            self.json_mode = False
+            self.json_mode = {}
             raise Again("no JSON mode")
-        error = reply.get("error", reply) if isinstance(reply, dict) else text
-        words = error.get("message", text) if isinstance(error, dict) else error
-        raise ValueError(f"{self.url} answered with status {status}: {self.hide(' '.join(str(words).split()))[:500]}")
+        for name in ("error", "message"):
+            reply = reply.get(name, reply) if isinstance(reply, dict) else reply
+        raise ValueError(f"{self.url} answered with status {status}: {self.hide(' '.join(str(reply).split()))[:500]}")
 
-    def rest(self, until):
-        """Wait until then, a time of time.monotonic(), and as long as the server wants quiet. Returns False if all stops meanwhile."""
-        while (left := max(until, self.quiet_until) - time.monotonic()) > 0 and not self.stopping.is_set():
-            self.stopping.wait(left + random.uniform(0, min(left, 1)))  # or all workers would come back in the same instant
-        return not self.stopping.is_set()
-
-    def ask(self, session, row):
-        """What the journal shall say of a row: its knowledge, or why it failed. None if all stops before that is known."""
-        request, question, tokens = self.request(row), row["question"], [0, 0]
-        knowledge, failure, again = None, None, False
-        tries = failures = until = 0
+    def ask(self, session, request):
+        """What the journal shall say of a request: the tokens, and the knowledge or why it failed. None if all stops before that."""
+        tokens, tries, until = [0, 0], 0, 0
         while tries < TRIES:
-            if not self.rest(until):
+            while (left := max(until, self.quiet_until) - time.monotonic()) > 0 and not self.stopping.is_set():
+                self.stopping.wait(left + random.uniform(0, min(left, 1)))  # or all workers would come back in the same instant
+            if self.stopping.is_set():
                 return None
             try:
                 reply = self.post(session, request)
-                tokens = [sum(pair) for pair in zip(tokens, usage(reply))]
-                rules = [self.hide(rule) for rule in read_rules(reply)]
+                with suppress(LookupError, TypeError, ValueError, OverflowError):  # not every server counts
+                    tokens = [n + int(reply["usage"][key]) for n, key in zip(tokens, ("prompt_tokens", "completion_tokens"))]
+                return {"tokens": tokens, "knowledge": [self.hide(rule) for rule in read_rules(reply)]}
             except Again as error:
                 failure = self.trouble = str(error)
-                wait = error.wait
-                if wait is None:
-                    wait = min(BACKOFF[1], BACKOFF[0] * 2 ** failures) * random.uniform(0.5, 1)
-                until = time.monotonic() + wait
+                until = time.monotonic() + (error.wait or min(BACKOFF[1], BACKOFF[0] * 2 ** tries))
                 if error.crowded:
                     self.quiet_until = max(self.quiet_until, until)
-                failures, tries = failures + 1, tries + (0.25 if error.crowded else 1)  # a crowd says little against this row
-                continue
-            tries += 1
-            words = copied(rules, question)
-            if knowledge is None or len(words) < len(copied(knowledge, question)):
-                knowledge = rules
-            if not (self.strict and words) or again:
-                break
-            again = True
-            request = request | {"messages": [*request["messages"], {"role": "assistant", "content": json.dumps({"knowledge": rules})},
-                                              {"role": "user", "content": COPIED.format(", ".join(words))}]}
-        return {"tokens": tokens, "again": again} | ({"knowledge": knowledge} if knowledge else {"failed": failure})
-
-    def ask_all(self, todo, workers=8):
-        """todo: {key: row}. Yields entries for the journal as rows are finished, and None now and then while none is. Once `stopping` is
-        set, or a worker has met an error that concerns all rows, nothing more is sent; what is in flight arrives, the error is raised."""
-        import requests  # here, because nothing else needs it
-        waiting, finished = iter(list(todo.items())), queue.SimpleQueue()
-
-        def work():
-            try:
-                with requests.Session() as session:  # keeps its connection from row to row
-                    for key, row in waiting:  # one iterator for all workers: a row goes to one of them
-                        if (entry := self.ask(session, row)) is None:
-                            break
-                        finished.put({"key": key} | entry)
-            except Exception as error:
-                self.broken = self.broken or error
-                self.stopping.set()
-
-        threads = [threading.Thread(target=work, daemon=True) for _ in range(min(workers, len(todo)))]
-        for thread in threads:
-            thread.start()
-        while any(thread.is_alive() for thread in threads) or not finished.empty():
-            try:
-                yield finished.get(timeout=0.1)
-            except queue.Empty:
-                yield None
-        if self.broken:
-            raise self.broken
+                tries += 0.25 if error.crowded else 1  # a crowd says little against this row
+        return {"tokens": tokens, "failed": failure}
 
 
 def read_journal(file):
-    """{key: entry} of a journal. A last line that a kill has torn is cut off; what failed in one run and was done in another is done."""
+    """{key: entry} of what is done in a journal; what failed is left out, to be asked again. Cuts off a last line torn by a kill."""
     file.seek(0)
-    text, entries = file.read(), {}
-    whole = text[:text.rfind(b"\n") + 1]
-    if whole != text and file.writable():
-        file.truncate(len(whole))
-    for number, line in enumerate(whole.splitlines(), 1):
+    *lines, torn = file.read().split(b"\n")
+    if torn and file.writable():
+        file.truncate(file.tell() - len(torn))
+    done = {}
+    for number, line in enumerate(lines, 1):
         try:
             entry = json.loads(line)
-            if "knowledge" in entry or entry["key"] not in entries:
-                entries[entry["key"]] = entry
+            if entry["key"] and "knowledge" in entry:
+                done[entry["key"]] = entry
         except (ValueError, LookupError, TypeError):
             raise ValueError(f"{file.name}:{number}: damaged; delete this line, and its row will be asked for again.") from None
-    return entries
+    return done
 
 
 def price(tokens, prices):
@@ -690,57 +624,92 @@ def price(tokens, prices):
     return f"{tokens[0]:,} tokens in, {tokens[1]:,} out{dollars}"
 
 
-def consult(teacher, todo, journal, workers=8, prices=None):
-    """Ask for the knowledge of the rows in todo, {key: row}; each goes to the journal, a binary file, the moment it is finished. Returns
-    whether all are. The first Ctrl-C waits for the requests in flight, which are paid for; the second does not."""
-    start = shown = time.monotonic()
-    finished, failed, tokens, terminal = 0, 0, [0, 0], sys.stderr.isatty()
+def fill_in(rows, teacher, done, strict=False):
+    """Give the rows the knowledge that is done, {key: entry}. Returns {key: request} of what is not asked; if strict, that is also the
+    second question about rows whose rules copy."""
+    missing = {}
+    for row in rows:
+        key, request = teacher.request(row)
+        rules = done.get(key, {}).get("knowledge", [])
+        if rules and copied(rules, row["question"]):
+            key, request = teacher.request(row, rules)
+            rules = done.get(key, {}).get("knowledge", rules)
+        if key not in done and (strict or not rules):
+            missing[key] = request  # a row that is twice in the file is asked for once
+        row["knowledge"] = rules
+    return missing
 
-    def show(end="\n"):
-        now = time.monotonic()
-        rate, pause = finished / (now - start), teacher.quiet_until - now
-        left = timedelta(seconds=round((len(todo) - finished) / rate)) if rate else "?"
-        print(f"{finished}/{len(todo)} rows, {rate:.1f} rows/s, {left} left, {price(tokens, prices)}"
-              + (f", {failed} failed" if failed else "") + (f", last trouble: {teacher.trouble}" if teacher.trouble else "")
-              + (f", the server wants {pause:.0f} s of quiet" if pause > 0 else ""), end=end, file=sys.stderr, flush=True)
-        os.fsync(journal.fileno())  # not even a power cut loses more than ten seconds
+
+def consult(teacher, todo, journal, done, workers=8, prices=None):
+    """Send the requests in todo, {key: request}. What becomes of each goes to the journal, a binary file, and to `done`, when it is known.
+    Ctrl-C waits for what is in flight, which is paid for, a second one does not; both raise KeyboardInterrupt. An error that concerns all
+    requests is raised when those in flight have arrived."""
+    import requests  # here, because nothing else needs it
+    waiting, replies, errors = iter(list(todo.items())), queue.SimpleQueue(), []
+    start = shown = time.monotonic()
+    finished, tokens = 0, [0, 0]
+
+    def work():
+        try:
+            with requests.Session() as session:  # keeps its connection from request to request
+                for key, request in waiting:  # one iterator for all workers: a request goes to one of them
+                    if entry := teacher.ask(session, request):
+                        replies.put({"key": key} | entry)
+        except Exception as error:
+            errors.append(error)
+            teacher.stopping.set()
 
     def enough(*_):
+        if teacher.stopping.is_set():
+            raise KeyboardInterrupt
         teacher.stopping.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
         os.write(2, b"\nWaiting for the requests in flight; Ctrl-C again abandons them.\n")  # print could be in the middle of a line
 
+    def show():
+        rate = finished / (time.monotonic() - start)
+        left = f"{timedelta(seconds=round((len(todo) - finished) / rate))} left" if rate else "none yet"
+        trouble = f", last trouble: {teacher.trouble}" if teacher.trouble else ""
+        print(f"{finished}/{len(todo)} rows, {rate:.2f} rows/s, {left}, {price(tokens, prices)}{trouble}", file=sys.stderr, flush=True)
+        os.fsync(journal.fileno())  # not even a power cut loses more than ten seconds
+
     before = signal.signal(signal.SIGINT, enough)
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(workers, len(todo)))]
     try:
-        for entry in teacher.ask_all(todo, workers):
-            if entry:
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads) or not replies.empty():
+            with suppress(queue.Empty):
+                entry = replies.get(timeout=0.1)
                 journal.write(json.dumps(entry).encode() + b"\n")
                 journal.flush()  # from here on, no kill can lose it
-                finished, failed = finished + 1, failed + ("failed" in entry)
-                tokens = [sum(pair) for pair in zip(tokens, entry["tokens"])]
-            if time.monotonic() - shown > (1 if terminal else 10):
+                done[entry["key"]] = entry
+                finished, tokens = finished + 1, [sum(pair) for pair in zip(tokens, entry["tokens"])]
+            if time.monotonic() - shown > 10:
                 shown = time.monotonic()
-                show("\033[K\r" if terminal else "\n")
+                show()
     except KeyboardInterrupt:
         pass
     finally:
         signal.signal(signal.SIGINT, before)
-        teacher.stopping.set()  # also where the disk is full: nothing more is bought
+        if finished < len(todo):
+            teacher.stopping.set()  # also where the disk is full: nothing more is bought
         show()
-    return finished == len(todo)
+    if finished < len(todo):
+        print(f"Stopped. What is paid for is kept in {journal.name}: the same command goes on from there.", file=sys.stderr)
+        raise errors[0] if errors else KeyboardInterrupt
 
 
 def join(rows, originals):
     """Give the rows without knowledge that of the original with their id. If both have a type, or a level, these must be equal, too: MATH
     counts its ids anew in each. Raises ValueError if several originals fit that differ."""
-    known, marks = {}, lambda row: [str(row.get(key) or "") for key in ("type", "level")]
-    for row in originals:
-        if row["knowledge"]:
-            known.setdefault(str(row["id"]), set()).add((*marks(row), tuple(row["knowledge"])))
+    known = {}
+    for original in originals:
+        if original["knowledge"]:
+            known.setdefault(str(original["id"]), []).append(original)
     for row in rows:
         if not row["knowledge"]:
-            fitting = {rules for *theirs, rules in known.get(str(row["id"]), ())
-                       if all(a == b or not a or not b for a, b in zip(marks(row), theirs))}
+            fitting = {tuple(original["knowledge"]) for original in known.get(str(row["id"]), ()) if all(
+                not row.get(key) or not original.get(key) or str(row[key]) == str(original[key]) for key in ("type", "level"))}
             if len(fitting) > 1:
                 raise ValueError(f"{row['where']}: the id {row['id']} stands for {len(fitting)} different lists of rules in --map; "
                                  "a type or level in both files would tell which.")
@@ -748,38 +717,31 @@ def join(rows, originals):
 
 
 def augment(args):
-    """Writes args.out, and says what became of it. Returns the exit status: 1 if rows are without knowledge, 130 after Ctrl-C."""
+    """Writes args.out, and says what became of it. Returns the exit status: 1 if rows are without knowledge."""
     rows, out, key = read_rows(args.data, joined=bool(args.map))[:args.n], Path(args.out), os.environ.get("OPENAI_API_KEY", "").strip()
     path = out.with_name(out.name + ".journal")
     if out.is_dir() or out.resolve() in [Path(source).resolve() for source in (args.data, args.map) if source]:
         raise ValueError(f"--out {out} is a folder or one of the files to be read; give the rows a file of their own.")
-    if not key.isascii() or re.search(r"[^!-~]", key):
+    if re.search("[^!-~]", key):
         raise ValueError("OPENAI_API_KEY holds a character that cannot be in a key.")
+    if ours := {"messages", "model", "n", "stream"} & args.params.keys():
+        raise ValueError(f"--params must leave out {', '.join(sorted(ours))}: a request is a question of ours, and wants one whole reply.")
     if args.map:
         join(rows, read_rows(args.map, joined=True))
-    teacher = Teacher(args.url, args.teacher, key, args.params, args.strict, args.timeout)
-    keys, asked, done = [], {}, {}
-    for row in rows:
-        keys.append(None)
-        if args.teacher and not row["knowledge"]:
-            if not str(row.get("rationale", "")).strip():
-                raise ValueError(f"{row['where']}: no \"rationale\" to show to the teacher.")
-            keys[-1] = hashlib.sha256(json.dumps(teacher.request(row), sort_keys=True).encode()).hexdigest()[:32]
-            asked[keys[-1]] = row  # rows that are twice in the file are asked for once
-
-    def missing():
-        return {key: row for key, row in asked.items() if "knowledge" not in done.get(key, ())
-                or args.strict and not done[key].get("again") and copied(done[key]["knowledge"], row["question"])}
+    teacher, done = Teacher(args.url, args.teacher, key, args.params, args.timeout), {}
+    asked = [row for row in rows if args.teacher and not row["knowledge"]]
+    for row in asked:
+        if not str(row.get("rationale", "")).strip():
+            raise ValueError(f"{row['where']}: no \"rationale\" to show to the teacher.")
 
     if args.dry_run:
-        if path.is_file():
-            with open(path, "rb") as journal:
-                done = read_journal(journal)
-        todo = missing()
-        for row in list(todo.values())[:1]:
-            print(f"POST {teacher.url}\n{json.dumps(teacher.body(teacher.request(row)), indent=2, ensure_ascii=False)}\n")
-        letters = [(len(json.dumps(teacher.request(row))), len(str(row["rationale"]))) for row in todo.values()]  # rules are about as long
-        tokens = [sum(side) // 4 for side in zip(*letters)] or [0, 0]  # a token is about four letters
+        with open(path if path.is_file() else os.devnull, "rb") as journal:
+            todo = fill_in(asked, teacher, read_journal(journal), args.strict)
+        for request in list(todo.values())[:1]:
+            print(f"POST {teacher.url}\n{json.dumps(teacher.json_mode | request, indent=2, ensure_ascii=False)}\n")
+        texts = [request["messages"][0]["content"] for request in todo.values()]
+        answers = [text.rpartition("\nSolution: ")[2] for text in texts]  # the rules are about as long; a token is about 4 letters
+        tokens = [sum(map(len, side)) // 4 for side in (texts, answers)]
         print(f"{len(rows)} rows, {len(todo)} to ask for: about {price(tokens, args.prices)}. Nothing was sent.")
         return 0
     if asked:
@@ -792,26 +754,16 @@ def augment(args):
                 fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)  # let go by the system when this process ends, however it ends
             except BlockingIOError:
                 raise ValueError(f"Another run is filling {path}; wait for it, or stop it.") from None
-            done, kept = read_journal(journal), f"What is paid for is kept in {path}: the same command goes on from there."
-            try:
-                if (todo := missing()) and not consult(teacher, todo, journal, args.workers, args.prices):
-                    print(f"Stopped. {kept}", file=sys.stderr)
-                    return 130
-            except ValueError as error:
-                raise ValueError(f"{error} {kept}") from None
             done = read_journal(journal)
+            while todo := fill_in(asked, teacher, done, args.strict):  # twice at most: the second questions follow from the first replies
+                consult(teacher, todo, journal, done, args.workers, args.prices)
 
-    failures, copies = Counter(), []
-    for row, key in zip(rows, keys):
-        entry = done.get(key, {})
-        row["knowledge"] = row["knowledge"] or entry.get("knowledge", [])
-        if not row["knowledge"]:
-            failures[entry.get("failed", f"no original in {args.map}")] += 1
-        elif key and (words := copied(row["knowledge"], row["question"])):
-            copies.append(f"{row['where']} has {', '.join(words)}")
     from model import write_whole  # here, because it brings torch
     plain = ({key: value for key, value in row.items() if key != "where" and (key, value) != ("answer", None)} for row in rows)
     write_whole(out, (json.dumps(row).encode() + b"\n" for row in plain))
+    entries = (done.get(teacher.request(row)[0], {}) for row in rows if not row["knowledge"])
+    failures = Counter(entry.get("failed", f"no original in {args.map}") for entry in entries)
+    copies = [f"{row['where']} has {', '.join(words)}" for row in asked if (words := copied(row["knowledge"], row["question"]))]
     print(f"{len(rows) - failures.total()} of {len(rows)} rows in {out} have knowledge.")
     if failures:
         print(f"{failures.total()} have none: {'; '.join(f'{n} {why}' for why, n in failures.most_common())}. "
@@ -819,6 +771,283 @@ def augment(args):
     if copies:
         print(f"{len(copies)} have rules that copy a name or number from the question ({copies[0]}).")
     return 1 if failures else 0
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Downloads: the paper's sets, as rows in our keys, and models and adapters of the Hugging Face hub, as folders. A file gets its name when
+# it is whole and has the hash that was announced for it; until then it is NAME.HASH.part, and the next run goes on where that ends.
+# What a server says never becomes the path of a file: of what the hub lists, the names below are fetched, and nothing else.
+
+HUB, ROWS = "https://huggingface.co", "https://datasets-server.huggingface.co/rows"  # HF_ENDPOINT names another hub, a mirror say
+GSM8K = "https://raw.githubusercontent.com/openai/grade-school-math/3101c7d5072418e28b9008a6636bde82a006892c/grade_school_math/data/"
+MATH = "algebra counting_and_probability geometry intermediate_algebra number_theory prealgebra precalculus".split()
+# What a model or an adapter consists of. No .bin and no .pt: those are pickles, which can run code.
+WANTED = re.compile(r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|model\.safetensors\.index|adapter_config)\.json"
+                    r"|(model(-\d+-of-\d+)?|adapter_model)\.safetensors")
+TIMEOUT = 10, 60  # seconds until a connection stands, and of silence until it is given up
+CLOSED = ("is not open to you: if the name is right, it is private or gated; have access granted on its page, and put a token that may "
+          "read it into HF_TOKEN")  # the hub says 401 of a name that it does not know, too
+
+
+def from_gsm8k(i, row):
+    """GSM8K's answer is the solution, with notes for a calculator, <<48/2=24>>, and "#### 72" below."""
+    rationale, _, answer = row["answer"].rpartition("####")
+    return dict(id=i, question=row["question"], rationale=re.sub("<<.*?>>", "", rationale).strip(), answer=answer.strip().replace(",", ""))
+
+
+def from_lorid(i, row):
+    """The authors' own keys are ours; in MATH, the answer stands in the rationale only."""
+    return {"answer": lorid.extract_answer(row["rationale"])} | row
+
+
+def from_metamath(i, row):
+    """MetaMathQA's response ends in "The answer is: 72", that to a GSM8K question also in "#### 72" before. Rephrasings of one problem
+    share an id; it is unlike those of GSM8K and MATH, so that `join` cannot take one for the other."""
+    rationale, _, answer = row["response"].rpartition("The answer is:")
+    return dict(id="metamath-" + hashlib.sha256(row["original_question"].encode()).hexdigest()[:12], question=row["query"],
+                rationale=re.sub(r"\n####.*\s*\Z", "", rationale).strip(), answer=answer.strip(), source=row["type"])
+
+
+def from_math(i, row):
+    """MATH's answer is in the last box of the solution, sometimes without braces."""
+    answer = lorid.last_boxed(re.sub(r"\\boxed +([^\s{}$.,]+)", r"\\boxed{\1}", row["solution"]))
+    return dict(id=f"math-{i}", question=row["problem"], rationale=row["solution"], answer=answer, level=row["level"], type=row["type"])
+
+
+# Names, sizes and hashes are those that public pages and code showed in 2025 and 2026; nobody has fetched them with this script yet.
+SETS = {  # name: (where, {split: what is fetched}, how a row becomes ours)
+    "gsm8k": (GSM8K, {  # parquet only on the hub (openai/gsm8k); these are the original files, their sizes and SHA-256
+        "train": ("train.jsonl", 4166206, "17f347dc51477c50d4efb83959dbb7c56297aba886e5544ee2aaed3024813465"),
+        "test": ("test.jsonl", 749738, "3730d312f6e3440559ace48831e51066acaca737f6eabec99bccb9e4b3c39d14")}, from_gsm8k),
+    "lorid-gsm8k": ("LoRID-Math/GSM8K", {"train": "train.jsonl", "test": "test.jsonl"}, from_lorid),  # the authors', with knowledge
+    "lorid-math": ("LoRID-Math/MATH", {"train": "train.jsonl", "test": "test.jsonl"}, from_lorid),  # 176 MB
+    "metamath": ("meta-math/MetaMathQA", {"train": "MetaMathQA-395K.json"}, from_metamath),  # 396 MB; what the paper's ir learnt from
+    "math": ("EleutherAI/hendrycks_math", {"train": MATH, "test": MATH}, from_math),  # parquet only: its rows as JSON, subject by subject
+}
+
+
+def file_hash(path, digits):
+    """What the hub knows a file by: its SHA-256, 64 digits, if it is large; else git's SHA-1, 40 digits, of the content under a heading."""
+    total = hashlib.sha256() if digits == 64 else hashlib.sha1(b"blob %d\0" % path.stat().st_size)
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            total.update(block)
+    return total.hexdigest()
+
+
+class Hub:
+    """The hub, and whatever else a set lies on. A request that fails is made again where that may help."""
+
+    def __init__(self):
+        import requests  # here, because only the network needs it
+        self.broken, self.session, self.shown = requests.RequestException, requests.Session(), 0
+        self.url, self.token = (os.environ.get("HF_ENDPOINT") or HUB).rstrip("/"), os.environ.get("HF_TOKEN", "").strip()
+        if re.search(r"[^!-~]", self.token):
+            raise ValueError("HF_TOKEN holds a character that cannot be in a token.")
+
+    def sign(self, request):  # for the hub only; requests takes it off again where a redirect leads to another host
+        if self.token and request.url.startswith(f"{self.url}/"):
+            request.headers["Authorization"] = f"Bearer {self.token}"
+        return request
+
+    def show(self, text, last):
+        """Say how far it is: on a terminal each second, over what was said before."""
+        if last or time.monotonic() - self.shown > (1 if sys.stderr.isatty() else 10):
+            self.shown = time.monotonic()
+            print(text, end="\033[K\r" if sys.stderr.isatty() and not last else "\n", file=sys.stderr, flush=True)
+
+    def reach(self, url, take, have=lambda: 0):
+        """take(reply), the reply to url from byte have() on. Raises ValueError where no other try can help, and after five in a row
+        that were of no use; a megabyte more is of use."""
+        failures = 0
+        while True:
+            start = have()
+            headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
+            try:
+                with self.session.get(url, headers=headers, auth=self.sign, timeout=TIMEOUT, stream=True) as reply:
+                    status = reply.status_code
+                    if status in (200, 206, 416):
+                        return take(reply)
+                    if status < 500 and status not in (408, 429):
+                        why = {401: CLOSED, 403: CLOSED, 404: "does not exist"}.get(status, "is refused")
+                        raise ValueError(f"{url} {why} (HTTP status {status}).")
+                    why, wait = f"HTTP status {status}", asked_wait(reply.headers)
+            except Again as error:
+                why, wait = str(error), None
+            except self.broken as error:
+                if isinstance(error, ValueError):
+                    raise ValueError(f"{url} is not the address of a server.") from None
+                why, wait = "no reply in time" if "Timeout" in type(error).__name__ else "no connection, or a lost one", None
+            failures = 0 if have() - start >= 2**20 else failures + 1
+            if failures == TRIES:
+                raise ValueError(f"{url} could not be fetched: {why}, {TRIES} times in a row; what has come is kept, try again later.")
+            wait = min(BACKOFF[1], BACKOFF[0] * 2 ** failures) if wait is None else wait
+            print(f"{why}; again in {wait:.0f} s", file=sys.stderr)
+            time.sleep(wait)
+
+    def ask(self, url, read):
+        """What `read` makes of the JSON at url."""
+        def take(reply):
+            try:
+                return read(json.loads(reply.content))
+            except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+                raise Again("a reply in a form that is not known here") from None
+        return self.reach(url, take)
+
+    def files(self, kind, repo):
+        """{name: (url, size, hash)} of a repository, at its latest commit. kind: models or datasets."""
+        def read(known):
+            base = f"{self.url}/{'datasets/' * (kind == 'datasets')}{repo}/resolve/{known['sha']}"
+            sizes = {file["rfilename"]: file.get("lfs") or {"size": file.get("size"), "sha256": file.get("blobId")} for file in known["siblings"]}
+            return {name: (f"{base}/{name}", size["size"], size["sha256"]) for name, size in sizes.items()}
+        return self.ask(f"{self.url}/api/{kind}/{repo}/revision/main?blobs=true", read)
+
+    def rows(self, repo, config, split):
+        """The rows of a set that is there as parquet only: the hub's viewer gives them as JSON, 100 at a time."""
+        def read(page):
+            if page.get("partial") or any(entry["truncated_cells"] for entry in page["rows"]):
+                raise ValueError
+            return [page["rows"][0]["row"], *(entry["row"] for entry in page["rows"][1:])], page["num_rows_total"]  # none is an error
+        rows, total = [], 1
+        while len(rows) < total:
+            more, total = self.ask(f"{ROWS}?dataset={repo}&config={config}&split={split}&offset={len(rows)}&length=100", read)
+            rows += more
+            self.show(f"{config}, {split}: {len(rows):,} of {total:,} rows", len(rows) >= total)
+        return rows
+
+    def fetch(self, url, size, digest, path):
+        """The file at url, as path: whole, or not at all."""
+        if not isinstance(size, int) or not re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", str(digest)):
+            raise ValueError(f"{url}: the server announces no size and no hash to check it by.")
+
+        def whole(file):
+            return file.is_file() and file.stat().st_size == size and file_hash(file, len(digest)) == digest
+
+        def save(reply):
+            have = file.seek(0, os.SEEK_END)
+            if reply.status_code != 206 or not reply.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+                have = file.truncate(0)  # all of it comes, from a server that knows no ranges, or something that was not asked for
+                if reply.status_code != 200:
+                    raise Again("another part of the file than asked for")
+            for chunk in reply.iter_content(1 << 16):
+                file.write(chunk)
+                file.flush()  # from here on, no kill can lose it
+                have += len(chunk)
+                self.show(f"{path.name}: {have / 1e6:,.1f} of {size / 1e6:,.1f} MB", have == size)
+                if have > size:
+                    return
+            if have < size:
+                raise Again("a file that ends too early")
+
+        part = path.with_name(f"{path.name}.{digest[:16]}.part")
+        for old in path.parent.glob(f"{path.name}.{'?' * 16}.part"):
+            if old != part or old.is_symlink():  # it has changed on the server since, or a link would lead out of the folder
+                old.unlink()
+        try:
+            if whole(path):
+                return
+            for _ in range(2):
+                with open(part, "ab") as file:
+                    if file.tell() < size:
+                        self.reach(url, save, lambda: file.seek(0, os.SEEK_END))
+                    os.fsync(file.fileno())
+                if whole(part):
+                    return os.replace(part, path)
+                part.unlink()
+        except OSError as error:  # the disk is full, most likely
+            raise OSError(f"{part} cannot be written ({error.strerror}); make room, and the same command goes on from there.") from None
+        raise ValueError(f"{url} has come twice with another size or hash than announced; nothing of it is kept.")
+
+
+@contextmanager
+def alone(folder):
+    """One process at a time fills a folder; the others wait."""
+    import fcntl  # here, because it is not on every system
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def download_set(name, folder):
+    """Write folder/SPLIT.jsonl for each split of a set that is not there yet."""
+    hub, (where, splits, convert) = Hub(), SETS[name]
+    from model import write_whole  # here, because it brings torch
+    with alone(folder):
+        for split, source in splits.items():
+            path, raw = folder / f"{split}.jsonl", folder / f"{split}.raw"
+            if path.is_file():
+                print(f"{path} is there already.")
+                continue
+            if isinstance(source, list):
+                rows = [row for config in source for row in hub.rows(where, config, split)]
+            else:
+                known = (where + source[0], *source[1:]) if isinstance(source, tuple) else hub.files("datasets", where).get(source)
+                if not known:
+                    raise ValueError(f"{hub.url}/datasets/{where} has no {source}; the table SETS in data.py is out of date.")
+                hub.fetch(*known, raw)
+                text = raw.read_text(encoding="utf-8")
+                rows = json.loads(text) if text.startswith("[") else (json.loads(line) for line in text.split("\n") if line.strip())
+            try:
+                rows = [convert(i, row) for i, row in enumerate(rows)]
+            except (ValueError, LookupError, TypeError, AttributeError):
+                raise ValueError(f"{where}: the {split} rows are not as data.py knows them; the table SETS is out of date.") from None
+            good = [row for row in rows if row["question"] and row["rationale"] and row["answer"]]  # no role can learn from others
+            write_whole(path, (json.dumps(row).encode() + b"\n" for row in good))
+            raw.unlink(missing_ok=True)
+            print(f"{path}: {len(good):,} rows" + f"; {len(rows) - len(good)} without rationale or answer left out" * (len(good) < len(rows)))
+
+
+def complete(folder):
+    """Whether a folder has all that an adapter or a model needs."""
+    if (folder / "adapter_config.json").is_file():
+        return (folder / "adapter_model.safetensors").is_file()
+    index = folder / "model.safetensors.index.json"
+    weights = re.findall(r"model-\d+-of-\d+\.safetensors", index.read_text()) if index.is_file() else ["model.safetensors"]
+    return all((folder / name).is_file() for name in {"config.json", "tokenizer.json", *weights})
+
+
+def cached(repo):
+    """The folder in the Hugging Face cache of the last commit that was seen of a repository; None if it is not complete there."""
+    home = os.environ.get("HF_HOME") or Path("~/.cache/huggingface").expanduser()
+    folder = Path(os.environ.get("HF_HUB_CACHE") or Path(home, "hub"), f"models--{repo.replace('/', '--')}")
+    commit = folder / "refs" / "main"
+    snapshot = folder / "snapshots" / (commit.read_text().strip() if commit.is_file() else "none")
+    return snapshot if complete(snapshot) else None
+
+
+def download_model(repo, folder):
+    """Fill a folder with a model or an adapter: with links into the Hugging Face cache if that has it, else with files from the hub."""
+    hub, snapshot = Hub(), cached(repo)
+    files = {path.name: path.resolve() for path in snapshot.iterdir()} if snapshot else hub.files("models", repo)
+    kind = "adapter_" * ("adapter_config.json" in files)
+    names = sorted(filter(WANTED.fullmatch, files), key=lambda name: (name == f"{kind}config.json", name))  # last what `complete` looks for
+    lost = {f"{kind}config.json", f"{kind}model.safetensors" if kind else "tokenizer.json"}.difference(names)
+    if lost or not any(name.endswith(".safetensors") for name in names):
+        pickles = any(name.endswith((".bin", ".pt", ".pth")) for name in files)
+        raise ValueError(f"{hub.url}/{repo} has no {' and no '.join(sorted(lost)) or 'weights as safetensors'}"
+                         + ("; weights in pickles (.bin), which can run code, are not read." if pickles else "."))
+    with alone(folder):
+        for name in () if complete(folder) else names:  # the process that was waited for may have done it
+            if snapshot:
+                (folder / name).unlink(missing_ok=True)
+                (folder / name).symlink_to(files[name])
+            else:
+                hub.fetch(*files[name], folder / name)
+
+
+def model_folder(name, out=None):
+    """The folder of a model or an adapter: `name` itself where that is one, or is not of the form OWNER/NAME; else models/OWNER/NAME (or
+    `out`), to which it is brought unless it is there. Raises ValueError if that cannot be done."""
+    folder = Path(out or Path("models", name or ""))
+    if name is None or Path(name).exists() or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
+        return name
+    if not complete(folder):
+        try:
+            download_model(name, folder)
+        except ValueError as error:
+            raise ValueError(f"{name} is no folder here, and {error}") from None
+    return str(folder)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -871,7 +1100,20 @@ def main():
     more.add_argument("--map", metavar="FILE", help="take knowledge from this file's row with the same id; a teacher is asked for the rest")
     more.add_argument("-n", type=positive, help="only the first n rows (default: all)")
     more.add_argument("--dry-run", action="store_true", help="show the first request and what all would cost, and send nothing")
+    get = commands.add_parser("download", help="fetch a set, as JSONL in data/<name>/, or a model or adapter, as a folder in models/")
+    get.add_argument("name", nargs="?", choices=SETS, help="the set: %(choices)s")
+    get.add_argument("--model", metavar="OWNER/NAME", help="a model or an adapter of the Hugging Face hub; the key to closed ones is read from HF_TOKEN")
+    get.add_argument("--out", metavar="DIR", help="another folder to put it in")
     args = parser.parse_args()
+    if args.command == "download":
+        if bool(args.name) == bool(args.model):
+            parser.error("download needs the name of a set, or --model OWNER/NAME.")
+        if args.name:
+            return download_set(args.name, Path(args.out or Path("data") / args.name))
+        if not Path(folder := model_folder(args.model, args.out)).is_dir():
+            raise ValueError(f"{args.model} is neither a folder here nor of the form OWNER/NAME.")
+        print(f"{args.model} is in {folder}")
+        return
     if args.command == "augment":
         if not (args.teacher or args.map) or args.dry_run and not args.teacher:
             parser.error("augment needs a --teacher to ask, or a --map to take knowledge from.")

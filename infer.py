@@ -25,7 +25,7 @@ import torch
 import data
 import lora
 import lorid
-from model import TEMPLATES, KVCache, Tokenizer, load_model, pick_device, write_whole
+from model import TEMPLATES, KVCache, Tokenizer, crew, join_crew, load_model, pick_device, write_whole
 
 # What the paper sampled with, from its authors' scripts; --preset paper
 PAPER = dict(rounds=20, temperature=1.5, top_k=50, top_p=0.9, max_new=1024, dtype="bfloat16")
@@ -85,6 +85,7 @@ class Engine:
         self.limit = model.config.max_position_embeddings
         self.cache = KVCache(model.config, rows, model.dtype, model.device)
         self.roles = None  # the role of each row as `lora.switch` knows it
+        self.place, self.processes = crew()
 
     @torch.inference_mode()
     def run(self, conversations, progress=lambda done: None):
@@ -114,8 +115,8 @@ class Engine:
             replies[owner] = [None] * len(requests)
             outcome = outcomes[owner]
             for role, prompt in requests:
-                # Seeded by question and text, not by row or step: results do not depend on what else is being written.
-                dice = random.Random(f"{self.seed} {owner} {len(outcome.tokens)}")
+                # Seeded by question and text, not by row, step or process: results do not depend on what else is being written, or where.
+                dice = random.Random(f"{self.seed} {self.place + owner * self.processes} {len(outcome.tokens)}")
                 waiting.append(Text(owner, len(outcome.tokens), role, self.tokenizer.prompt_ids(prompt), dice))
                 outcome.tokens.append(0)
                 outcome.cut.append(False)
@@ -225,7 +226,11 @@ def measure(engine, method, rows, conversation, args, temperature=0.0):
             print(f"\r{method}: {done}/{len(rows)} questions", end="\n" if done == len(rows) else "", file=sys.stderr)
 
     engine.sampling, start = (temperature, args.top_k, args.top_p), time.time()
-    outcomes = engine.run(map(conversation, rows), progress)
+    outcomes = engine.run(map(conversation, rows[engine.place::engine.processes]), progress)
+    if engine.processes > 1:  # every n-th question was ours; in turn, everybody's outcomes
+        shares = [None] * engine.processes
+        torch.distributed.all_gather_object(shares, outcomes)
+        outcomes = [shares[i % engine.processes][i // engine.processes] for i in range(len(rows))]
     return outcomes, summary(method, rows, outcomes, args.strict, time.time() - start)
 
 
@@ -357,7 +362,7 @@ def main():
         formatter_class=argparse.RawDescriptionHelpFormatter, epilog=__doc__.split("\n\n")[1])
     add = parser.add_argument
     add("--ask", metavar="QUESTION", help="answer this one question and show the conversation")
-    add("--model", default="tiny", help="the base, a Hugging Face model folder (default: tiny)")
+    add("--model", default="tiny", help="the base, a Hugging Face model folder, or OWNER/NAME on its hub (default: tiny)")
     for role, (title, *_) in lorid.ROLES.items():
         add(f"--{role}", metavar="DIR", help=f"the {title}'s adapter, a PEFT folder (default: OUT/<model>/{role})")
     add("--out", default="out", help="where train.py --out has put the adapters (default: out)")
@@ -388,6 +393,9 @@ def main():
         parser.error("--plot draws what --study measures; give both.")
     if args.plot and not find_spec("matplotlib"):
         parser.error("--plot needs matplotlib; pip install matplotlib.")
+    join_crew()
+    for key in ("model", *lorid.ROLES):
+        setattr(args, key, data.model_folder(getattr(args, key)))
     if args.ask is not None:
         args.rows = 2  # ir and kg write side by side, then dr
         return ask(load(args), args.ask, args.rounds)

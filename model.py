@@ -10,6 +10,7 @@ Shapes: B rows, T tokens, S positions to look back at, C hidden size, H query he
 V vocabulary.
 """
 import argparse
+import atexit
 import json
 import math
 import mmap
@@ -443,6 +444,22 @@ def load_model(folder, device="cpu", dtype=None):
     return model.requires_grad_(False).eval()
 
 
+def join_crew():
+    """Meet the other processes, where torchrun has started several: GPUs, one each, talk over NCCL, CPUs over Gloo. Only the first prints."""
+    if "RANK" in os.environ:
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.distributed.init_process_group()
+        atexit.register(torch.distributed.destroy_process_group)
+        if torch.distributed.get_rank() > 0:
+            sys.stdout = open(os.devnull, "w")
+
+
+def crew():
+    """(which process this is, from 0 on; how many there are)"""
+    return (torch.distributed.get_rank(), torch.distributed.get_world_size()) if torch.distributed.is_initialized() else (0, 1)
+
+
 def fast_dtype(device):
     """bfloat16 where the device multiplies it natively, else float32. On a CPU both are timed: without native support it is the slower."""
     device = torch.device(device)
@@ -459,7 +476,10 @@ def fast_dtype(device):
 
     x = torch.ones(512, 512)
     pairs = [(seconds(x.bfloat16()), seconds(x)) for _ in range(20)]  # in turns, and the best of many: other programs may be running
-    return torch.bfloat16 if min(b for b, _ in pairs) < 0.8 * min(f for _, f in pairs) else torch.float32
+    native = torch.tensor(int(min(b for b, _ in pairs) < 0.8 * min(f for _, f in pairs)))
+    if crew()[1] > 1:
+        torch.distributed.all_reduce(native, torch.distributed.ReduceOp.MIN)  # all processes compute alike
+    return torch.bfloat16 if native else torch.float32
 
 
 def pick_device(name="auto"):

@@ -25,8 +25,8 @@ import torch.nn.functional as F
 import data
 import lora
 import lorid
-from model import (TEMPLATES, Decoder, Tokenizer, byte_alphabet, fast_dtype, load_model, pick_device, read_config, write_safetensors,
-                   write_whole)
+from model import (TEMPLATES, Decoder, Tokenizer, byte_alphabet, crew, fast_dtype, join_crew, load_model, pick_device, read_config,
+                   write_safetensors, write_whole)
 
 # What the paper trained with, from its authors' scripts (their batch: 4 examples, 4 times accumulated); --preset paper
 PAPER = dict(rank=512, alpha=1024, targets="q_proj,v_proj", dropout=0.1, epochs=5, batch=16, lr=5e-5, warmup=0.03, weight_decay=0.0,
@@ -66,15 +66,27 @@ def learning_rate(step, steps, peak, warmup):
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
+def add_up(parameters, loss):
+    """Sum the gradients and the loss over all processes: each then takes the same step. Returns the sum of the losses."""
+    for p in parameters:
+        if p.grad is None:  # a process may have had no example in this step
+            p.grad = torch.zeros_like(p)
+    flat = torch.cat([p.grad.flatten() for p in parameters] + [torch.tensor([loss], device=parameters[0].device)])  # one message, not hundreds
+    torch.distributed.all_reduce(flat)
+    for p, grad in zip(parameters, flat[:-1].split([p.numel() for p in parameters])):
+        p.grad = grad.view_as(p)
+    return flat[-1].item()
+
+
 def fit(model, parameters, batches, steps, args, autocast=False):
     """Train `parameters` for `steps` steps, one list of examples from `batches` each; a line per step. What is minimised is
     the mean of -log p(token | all before it) over the supervised tokens of the step.
 
-    A step's examples are split into micro-batches under the token budget, each loss divided by the whole step's token count:
-    the gradient is that of one big batch, however it was split.
+    A step's examples are split among the processes, if torchrun has started several, and into micro-batches under the token budget,
+    each loss divided by the whole step's token count: the gradient is that of one big batch, however it was split.
     """
     optimizer = torch.optim.AdamW(parameters, lr=args.lr, weight_decay=args.weight_decay, betas=(0.9, 0.95))
-    warmup = max(1, round(args.warmup * steps))
+    warmup, (place, processes) = max(1, round(args.warmup * steps)), crew()
     start, tokens = time.time(), 0
     model.train()
     for step, examples in zip(range(steps), batches):
@@ -82,11 +94,13 @@ def fit(model, parameters, batches, steps, args, autocast=False):
         for group in optimizer.param_groups:
             group["lr"] = rate
         n_tokens, loss = count_supervised(examples), 0.0
-        for group in data.micro_batches(examples, args.budget):
+        for group in data.micro_batches(examples[place::processes], args.budget):  # a process's share of the step
             with torch.autocast(model.device.type, torch.bfloat16, enabled=autocast):
                 part = summed_loss(model, group) / n_tokens
             part.backward()
             loss += part.item()
+        if processes > 1:
+            loss = add_up(parameters, loss)
         if not math.isfinite(loss):
             raise ValueError(f"the loss is {loss} at step {step + 1}, nothing is saved; try a lower --lr.")
         torch.nn.utils.clip_grad_norm_(parameters, args.clip)
@@ -99,6 +113,16 @@ def fit(model, parameters, batches, steps, args, autocast=False):
               f"{int(left) // 60}:{int(left) % 60:02} left  ",
               end="\r" if sys.stdout.isatty() and step + 1 < steps else "\n", flush=True)
     return time.time() - start
+
+
+def shard(model, device):
+    """Share the frozen layers out among the processes; each is put together only while it computes. Adapters stay whole, and are
+    returned: the list of parameters to train, now on the device."""
+    from torch.distributed.fsdp import fully_shard
+    for layer in model.model.layers:
+        fully_shard(layer, ignored_params={p for p in layer.parameters() if p.requires_grad})
+    model.to(device)
+    return [p for p in model.parameters() if p.requires_grad]
 
 
 def shuffled(examples, size, seed):
@@ -119,13 +143,16 @@ def shuffled(examples, size, seed):
 def train_role(role, rows, args):
     """Train and save one role's adapter; rows as from `rows_of`."""
     start = time.time()
-    device = pick_device(args.device)
-    model = load_model(args.model, device, args.dtype and getattr(torch, args.dtype))
+    device, (place, _) = pick_device(args.device), crew()
+    dtype = getattr(torch, args.dtype) if args.dtype else fast_dtype(device)
+    model = load_model(args.model, "cpu" if args.shard else device, dtype)
     tokenizer = Tokenizer(args.model, args.template)
     torch.manual_seed(args.seed)
     adapters = {role: (args.rank, args.alpha / args.rank)}
     parameters = lora.inject(model, args.targets.split(","), adapters, args.dropout)
     lora.switch(model, role)
+    if place:
+        torch.manual_seed(args.seed + place)  # every process drops other inputs
     trainable, total = sum(p.numel() for p in parameters), sum(p.numel() for p in model.parameters())
     print(f"{role}: the {lorid.ROLES[role].title}")
     print(f"  base       {args.model}, {total - trainable:,} parameters, frozen, {str(model.dtype)[6:]} on {device}, "
@@ -144,9 +171,12 @@ def train_role(role, rows, args):
     print(f"  plan       {steps} steps of {args.batch} examples, learning rate {args.lr:g}, seed {args.seed} "
           f"(ready in {time.time() - start:.1f} s)", flush=True)
 
+    if args.shard:
+        parameters = shard(model, device)
     spent = fit(model, parameters, shuffled(train, args.batch, args.seed), steps, args)
     folder = Path(args.out) / Path(args.model).resolve().name / role
-    lora.save_adapter(model, role, folder, base=args.model, dropout=args.dropout)
+    if not place:
+        lora.save_adapter(model, role, folder, base=args.model, dropout=args.dropout)
     print(f"  trained in {spent:.0f} s, held-out loss {held_out_loss(model, valid, args.budget):.4f} per token")
     print(f"  saved in   {folder}/\n", flush=True)
 
@@ -236,7 +266,8 @@ def train_base(args):
             torch.nn.init.normal_(p, std=0.02 / math.sqrt(2 * config["num_hidden_layers"]) if adds else 0.02)
 
     def save():
-        write_safetensors(folder / "model.safetensors", {n: p.detach().to(torch.bfloat16) for n, p in model.named_parameters()})
+        if not crew()[0]:
+            write_safetensors(folder / "model.safetensors", {n: p.detach().to(torch.bfloat16) for n, p in model.named_parameters()})
 
     def batches():
         for step in count_from():
@@ -260,7 +291,7 @@ def main():
     add = parser.add_argument
     add("--role", choices=[*lorid.ROLES, "base"], help="one role (default: ir, kg and dr, one after the other); base pretrains a base like "
         "tiny/ in models/base/, with other defaults (4000 steps of 48 documents, learning rate 3e-3), and takes no adapter's flags")
-    add("--model", default="tiny", help="the base, a Hugging Face model folder (default: tiny)")
+    add("--model", default="tiny", help="the base, a Hugging Face model folder, or OWNER/NAME on its hub (default: tiny)")
     add("--data", help="training rows, a JSONL file with question, rationale, knowledge, answer (default: the toy world)")
     add("--examples", type=data.positive, default=4000, help="how many toy problems to learn from (default: 4000)")
     add("--out", default="out", help="adapters go to OUT/<model>/<role>/ (default: out)")
@@ -277,6 +308,7 @@ def main():
     add("--weight-decay", type=float, default=0.0, help="AdamW's weight decay (default: 0)")
     add("--clip", type=float, default=1.0, help="largest norm of a gradient (default: 1)")
     add("--seed", type=int, default=0, help="random seed (default: 0)")
+    add("--shard", action="store_true", help="under torchrun: each process keeps only its share of the frozen base, for bases too big for one GPU")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps, which nobody has tested yet (default: auto: cuda, else cpu)")
     add("--dtype", choices=("float32", "bfloat16"), help="of the frozen base (default: bfloat16 where that is fast, else float32)")
     add("--template", choices=TEMPLATES, help="how the base is asked; infer.py must be told the same (default: known by the model folder)")
@@ -286,6 +318,10 @@ def main():
         parser.set_defaults(**PAPER)
         args = parser.parse_args()
         print("preset paper: " + ", ".join(f"{key.replace('_', '-')} {getattr(args, key)}" for key in PAPER) + "\n")
+    join_crew()
+    if args.shard and crew()[1] == 1:
+        parser.error("--shard shares the base out among processes; start several: torchrun --nproc_per_node=2 train.py ...")
+    args.model = data.model_folder(args.model)
     if args.role == "base":  # read the flags again with pretraining's defaults; those given still count
         parser.set_defaults(out="models/base", steps=4000, batch=48, budget=2048, lr=3e-3)
         train_base(parser.parse_args())

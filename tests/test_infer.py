@@ -1,5 +1,6 @@
 """infer.py: the engine against a loop that takes one text at a time and remembers nothing, and the sampler against its own definition."""
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -324,6 +325,20 @@ def test_the_study_of_30_questions_is_consistent(taught, tmp_path):
         for key in ("accuracy", "rounds", "texts", "tokens", "agreed", "sure", "cut"):
             assert line.get(key) == lines[same].get(key), (same, key)
     assert two["agreed"] < lines["LoRID, 6 rounds"]["agreed"]  # some agree later, or this test tests nothing
+
+
+def test_two_processes_share_the_questions_and_answer_as_one(taught, tmp_path):
+    """Seven questions, so the shares differ. One row at a time, in float32: no sum depends on who else is in the batch."""
+    words = [str(ROOT / "infer.py"), "--out", str(taught), "--limit", "7", "--rounds", "3", "--max-new", "60", "--rows", "1", "--dtype", "float32"]
+    for name, start in (("one", []), ("two", ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"])):
+        done = subprocess.run([sys.executable, *start, *words, "--json", str(tmp_path / f"{name}.json")], capture_output=True, text=True, cwd=ROOT,
+                              env=os.environ | {"OMP_NUM_THREADS": "1"})
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("| LoRID |") == 1
+    one, two = (json.loads((tmp_path / f"{name}.json").read_text())["methods"] for name in ("one", "two"))
+    for a, b in zip(one, two, strict=True):
+        assert a | {"seconds": 0} == b | {"seconds": 0}
+    assert one[2]["rounds"] > 1
 
 
 def assert_consistent(study, questions, rounds):

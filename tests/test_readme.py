@@ -113,6 +113,22 @@ def test_toy_examples_are_real():
         assert rules.split("<br>") == row["knowledge"] and lines.replace("\\*", "*").split("<br>") == row["rationale"].split("\n") and answer == row["answer"]
 
 
+def test_the_estimates_follow_from_what_is_said_beside_them():
+    """Memory and hours from the parameters, by the operations and bytes that the text names."""
+    rows = tables("| base | parameters | an adapter | memory, before activations | hours of an A100 for ir |")[0]
+    assert len(rows) == 5
+    for _, base, adapter, memory, hours in rows:
+        N, A = 1e9 * float(base.split()[0]), 1e6 * float(adapter.split()[0])
+        assert memory == f"{(2 * N + 16 * A) / 1e9:.0f} GB" and hours == f"{490e6 * (4 * N + 6 * A) / (0.4 * 312e12) / 3600:.0f}"
+
+
+def test_the_names_in_the_tables_are_those_of_the_code():
+    from model import TEMPLATES
+    assert re.findall(r"^\| `(\w+)` \| ", README.split("### Downloads")[0].split("| template |")[1], re.M) == list(TEMPLATES)
+    for name in data.SETS:
+        assert f"`{name}`" in README or f"data.py download {name}\n" in README
+
+
 def test_no_machine_paths_and_no_strange_weights():
     """Nothing of the machine it was written on, no weights but our own."""
     tracked = subprocess.run(["git", "ls-files"], capture_output=True, text=True, cwd=ROOT).stdout.split()

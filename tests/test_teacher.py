@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
 
@@ -191,7 +192,7 @@ def test_the_estimate_of_a_dry_run_is_near_the_truth(shared, raw, augment, serve
     cut = tokenizers.Tokenizer.from_file(str(tokenizer_json("smollm2")))
     teacher = data.Teacher("", "wise")
     true = [sum(len(cut.encode(text).ids) for text in texts) for texts in (
-        [teacher.request(row)["messages"][0]["content"] for row in known], [json.dumps({"knowledge": row["knowledge"]}) for row in known])]
+        [teacher.request(row)[1]["messages"][0]["content"] for row in known], [json.dumps({"knowledge": row["knowledge"]}) for row in known])]
     assert all(0.75 < g / t < 1.33 for g, t in zip(guess, true)), (guess, true)
 
 
@@ -204,7 +205,7 @@ def test_the_example_in_the_prompt_keeps_its_own_law():
 
 @pytest.mark.parametrize("content, rules", [
     ('{"knowledge": ["Add."]}', ["Add."]), ('{"rules": ["Add.", "Stop."], "steps": 2}', ["Add.", "Stop."]),
-    ('```json\n{"knowledge": ["Add."]}\n```', ["Add."]), ('Sure! Of {1, 2}: here it is\n{"knowledge": ["Add."]} Bye {x}', ["Add."]),
+    ('```json\n{"knowledge": ["Add."]}\n```', ["Add."]), ('Sure! Of {1, 2}: here it is\n{"knowledge": ["Add."]}\nBye.', ["Add."]),
     ('<think>{"knowledge": ["A draft."]}</think>{"knowledge": ["Add."]}', ["Add."]),
     ('{"knowledge": ["  Add\\nboth. "]}', ["Add both."]), ('{"knowledge": ["Add."], "meta": {"tags": ["x"]}}', ["Add."]),
     (json.dumps({"knowledge": ["Äpfel \u2028 + {x}"]}), ["Äpfel + {x}"]), (json.dumps({"knowledge": ["r"] * 12}), ["r"] * 12),
@@ -302,6 +303,7 @@ def test_a_row_that_fails_is_reported_used_by_ir_refused_by_kg_and_asked_again_n
     server, source = serve(lambda i, n, body: (200, {}, bad[i]) if i in bad else good(i, n, body)), raw(12)
     status, said, rows = augment(server, source)
     assert status == 1 and "7 of 12 rows" in said
+    assert f"{100 * (7 + 5 * data.TRIES):,} tokens in, {10 * (7 + 5 * data.TRIES)} out" in said  # replies of no use are paid for, too
     assert "5 have none: 2 no JSON object with a list of 1 to 12 texts; " in said
     assert all(f"1 {why}" in said for why in ("cut off (finish_reason length)", "refused", "empty"))
     assert {i: server.counts[i] for i in bad} == {i: data.TRIES for i in bad}
@@ -319,19 +321,29 @@ def test_a_row_that_fails_is_reported_used_by_ir_refused_by_kg_and_asked_again_n
 
 def test_strict_asks_once_more_where_rules_copy(serve, raw, augment):
     def answer(i, n, body):
-        copies = i == 1 and n == 0 or i == 2  # row 1 mends itself when told, row 2 never
+        told = len(body["messages"]) == 3
+        if i == 3 and told:
+            return 200, {}, completion("I will not.")
+        copies = i and not (i == 1 and told)  # row 1 mends itself when told, row 2 never, row 3 says nothing of use
         return 200, {}, completion(json.dumps({"knowledge": [f"Ann has {i + 20}."] if copies else knowledge(i)}))
     server, source = serve(answer), raw(4)
     status, said, rows = augment(server, source)
-    assert status == 0 and "2 have rules that copy" in said and "has 21, Ann" in said and max(server.counts.values()) == 1
-    server.counts.clear()  # the same again, strictly: only these two are asked for
+    assert status == 0 and "3 have rules that copy" in said and "has 21, Ann" in said and max(server.counts.values()) == 1
+    server.counts.clear()  # the same again, strictly: only these three are asked, and only the second question
     status, said, rows = augment(server, source, "--strict")
-    assert status == 0 and server.counts == Counter({1: 2, 2: 2}) and "1 have rules that copy" in said
-    assert [row["knowledge"] for row in rows] == [knowledge(0), knowledge(1), ["Ann has 22."], knowledge(3)]
+    assert status == 0 and server.counts == Counter({1: 1, 2: 1, 3: data.TRIES}) and "2 have rules that copy" in said
+    assert [row["knowledge"] for row in rows] == [knowledge(0), knowledge(1), ["Ann has 22."], ["Ann has 23."]]
     told = [body for body in server.bodies if len(body["messages"]) == 3]
-    assert len(told) == 2 and all([m["role"] for m in body["messages"]] == ["user", "assistant", "user"] for body in told)
-    assert {body["messages"][2]["content"] for body in told} == {data.COPIED.format("21, Ann"), data.COPIED.format("22, Ann")}
-    assert augment(server, source, "--strict")[0] == 0 and server.counts == Counter({1: 2, 2: 2})  # and not a third time
+    assert all([m["role"] for m in body["messages"]] == ["user", "assistant", "user"] for body in told)
+    assert {body["messages"][2]["content"] for body in told} == {data.COPIED.format(f"{i}, Ann") for i in (21, 22, 23)}
+    assert {body["messages"][1]["content"] for body in told} == {json.dumps({"knowledge": [f"Ann has {i}."]}) for i in (21, 22, 23)}
+    server.counts.clear()  # what was mended stays so, also if nobody is strict; what was answered is not asked a third time
+    assert augment(server, source)[2] == rows and not server.counts
+    assert augment(server, source, "--strict")[0] == 0 and server.counts == Counter({3: data.TRIES})
+    server.counts.clear()
+    augment.journal.unlink()
+    augment.out.unlink()
+    assert augment(server, source, "--strict")[2] == rows and server.counts == Counter({0: 1, 1: 2, 2: 2, 3: 1 + data.TRIES})
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -349,11 +361,20 @@ def test_strict_asks_once_more_where_rules_copy(serve, raw, augment):
 def test_an_error_that_concerns_all_stops_at_once_in_the_servers_own_words(serve, raw, augment, status, error, words):
     server, source = serve(lambda i, n, body: (status, {"Location": "/elsewhere"}, error) if i >= 5 else good(i, n, body)), raw(60)
     code, said, rows = augment(server, source, "--workers", 3)
-    assert code == 2 and rows is None and f"answered with status {status}: {words}" in said and said.endswith("the same command goes on from there.")
+    assert code == 2 and rows is None and said.endswith(f"answered with status {status}: {words}")
+    assert f"What is paid for is kept in {augment.journal}: the same command goes on from there." in said
     assert sum(server.counts.values()) <= 5 + 3 and set(server.counts.values()) == {1}
     server.answer = good
     assert augment(server, source)[0] == 0
     assert all(server.counts[i] == 1 for i in range(5))  # what had been paid for was kept
+
+
+def test_an_error_that_one_worker_meets_stops_the_others(serve, raw, augment):
+    """What they have in flight arrives and is kept."""
+    server = serve(lambda i, n, body: (401, {}, {"error": "No."}) if i == 5 else good(i, n, body), delay=0.1)
+    code, said, rows = augment(server, raw(90), "--workers", 3)
+    assert code == 2 and rows is None and said.endswith("answered with status 401: No.")
+    assert len(lines(augment.journal)) == sum(server.counts.values()) - 1 < 60
 
 
 def test_json_mode_is_given_up_where_the_server_does_not_know_it(serve, raw, augment):
@@ -376,7 +397,42 @@ def test_trouble_that_passes_is_outlived(serve, raw, augment, trouble):
     server = serve(lambda i, n, body: trouble if n == 0 and i % 2 else good(i, n, body))
     status, said, rows = augment(server, raw(4), *(["--timeout", 3] if trouble == "stall" else []))
     assert status == 0 and [row["knowledge"] for row in rows] == [knowledge(i) for i in range(4)]
-    assert server.counts == Counter({0: 1, 1: 2, 2: 1, 3: 2})
+    assert server.counts == Counter({0: 1, 1: 2, 2: 1, 3: 2}) and (trouble != "stall" or "last trouble: no reply in time" in said)
+
+
+def test_a_server_that_does_not_pick_up_is_given_up(raw, augment, monkeypatch):
+    """A port where too many are waiting already: the connection itself hangs."""
+    monkeypatch.setattr(data, "TRIES", 2)
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        waiting = [socket.socket() for _ in range(4)]
+        for one in waiting:
+            one.setblocking(False)
+            one.connect_ex(full.getsockname())
+        status, said, _ = augment(SimpleNamespace(url=f"http://127.0.0.1:{full.getsockname()[1]}"), raw(1), "--timeout", 1)
+        for one in waiting:
+            one.close()
+    assert status == 1 and "1 no reply in time" in said
+
+
+def test_waits_grow_and_differ_where_the_server_does_not_say(serve, raw, augment, monkeypatch):
+    monkeypatch.setattr(data, "BACKOFF", (0.1, 0.3))
+    server = serve(lambda i, n, body: (503, {}, b""))
+    augment(server, raw(1))
+    gaps = [b - a for a, b in zip(server.times, server.times[1:])]
+    assert len(gaps) == 4 and all(gap > wait for gap, wait in zip(gaps, (0.1, 0.2, 0.3, 0.3)))
+    monkeypatch.setattr(data.random, "uniform", lambda low, high: high)  # chance may double a wait, or workers would come back together
+    server.times.clear()
+    augment(server, raw(1))
+    gaps = [b - a for a, b in zip(server.times, server.times[1:])]
+    assert len(gaps) == 4 and max(gaps) > 1.3 * 0.3
+
+
+@pytest.mark.slow  # a timing: for a machine that has nothing else to do
+def test_eight_workers_keep_a_server_busy(serve, raw, tmp_path):
+    server = serve(delay=0.05)
+    process = start(server, raw(1000), tmp_path / "train.jsonl")
+    assert process.communicate()[1] and process.returncode == 0
+    assert 999 / (server.times[-1] - server.times[0]) > 0.7 * 8 / 0.05
 
 
 def test_trouble_that_does_not_pass_ends_within_the_bound(serve, raw, augment):
@@ -500,7 +556,13 @@ def in_journal(path):
 
 def test_killed_25_times_nothing_is_lost_or_paid_for_twice(serve, raw, augment, tmp_path):
     """22 kills at random moments of the asking, 3 while the rows are put together; then the file is what one calm run writes."""
-    server, source, rng, n = serve(delay=0.02), raw(900), random.Random(1), 900
+    goal = 0
+
+    def answer(i, n, body):
+        while sum(server.counts.values()) > goal + 20:  # where the machine is slow to kill, it must not run to its end meanwhile
+            time.sleep(0.01)
+        return good(i, n, body)
+    server, source, rng, n = serve(answer, delay=0.02), raw(900), random.Random(1), 900
     out = tmp_path / "killed" / "train.jsonl"
     journal = out.with_name("train.jsonl.journal")
     finished, kills = {}, 0  # rows that were in the journal when a kill came, with the requests for them until then
@@ -524,6 +586,7 @@ def test_killed_25_times_nothing_is_lost_or_paid_for_twice(serve, raw, augment, 
         for i in in_journal(journal):
             finished.setdefault(i, server.counts[i])
     assert len(finished) > 100
+    goal = n * 2
     process = start(server, source, out)
     said = process.communicate(timeout=300)
     assert process.returncode == 0, said
@@ -608,6 +671,9 @@ def test_what_could_cost_a_file_or_money_is_refused_before_anything_is_sent(serv
     assert status == 2 and "of their own" in said
     status, said, _ = augment(server, source, "--out", tmp_path)
     assert status == 2 and "folder" in said
+    for params, names in (('{"stream": true}', "stream"), ('{"n": 4, "seed": 1}', "n"), ('{"model": "x", "messages": []}', "messages, model")):
+        status, said, _ = augment(server, source, "--params", params)
+        assert status == 2 and said.startswith(f"--params must leave out {names}: ")
     assert not server.bodies
     for wrong in (["--params", "[1]"], ["--params", "{"], ["--workers", "0"], ["--teacher", "x", "--prices", "1"]):
         done = subprocess.run([sys.executable, *command(source, augment.out, *wrong)], cwd=ROOT, capture_output=True, text=True)

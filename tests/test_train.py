@@ -3,6 +3,7 @@ import argparse
 import hashlib
 import json
 import math
+import os
 import random
 import subprocess
 import sys
@@ -128,6 +129,12 @@ def run(*words, cwd=ROOT):
     return subprocess.run([sys.executable, str(ROOT / "train.py"), *words], capture_output=True, text=True, cwd=cwd)
 
 
+def crew(*words):
+    """The same with two processes."""
+    return subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(ROOT / "train.py"), *words],
+                          capture_output=True, text=True, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
 def fingerprint(folder):
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
 
@@ -149,6 +156,25 @@ def test_a_role_learns_and_the_base_stays(tmp_path):
     again = fingerprint(tmp_path / "tiny" / "dr")
     assert run(*words).returncode == 0
     assert fingerprint(tmp_path / "tiny" / "dr") == again  # the seed decides all
+
+
+@pytest.mark.parametrize("more", [(), ("--shard",)])
+def test_two_processes_train_the_model_that_one_trains(more, tmp_path):
+    """The same losses and the same adapter; seven examples a step cannot be shared out evenly, and in one step one process has nothing to do."""
+    for batch, steps in ((7, 6), (1, 2)):
+        words = ["--role", "dr", "--steps", str(steps), "--batch", str(batch), "--examples", "60", "--dtype", "float32"]
+        one, two = run(*words, "--out", str(tmp_path / "one")), crew(*words, *more, "--out", str(tmp_path / "two"))
+        assert one.returncode == 0 and two.returncode == 0, one.stderr + two.stderr
+        losses = [[float(line.split("loss ")[1].split()[0]) for line in done.stdout.splitlines() if line.startswith("step ")] for done in (one, two)]
+        assert len(losses[0]) == len(losses[1]) == steps  # told once, not twice
+        assert max(abs(a - b) for a, b in zip(*losses)) <= 1e-4, losses
+        mine, theirs = (read_safetensors(tmp_path / out / "tiny" / "dr" / "adapter_model.safetensors") for out in ("one", "two"))
+        assert mine.keys() == theirs.keys() and all(torch.allclose(mine[name], theirs[name], atol=2e-5) for name in mine)
+
+
+def test_sharing_out_needs_somebody_to_share_with(tmp_path):
+    done = run("--role", "ir", "--shard", "--out", str(tmp_path / "out"))
+    assert done.returncode == 2 and "torchrun" in done.stderr and not (tmp_path / "out").exists()
 
 
 def test_an_adapter_trained_here_speaks_the_same_in_peft(tmp_path):

@@ -78,7 +78,7 @@ def read_rows(path, joined=False):
 #                       in asides {c} {d} other people, {y} other things
 
 Kind = namedtuple("Kind", "name takes gives steps draw unit rules told")
-LARGEST = (200, 400)  # number in a worked line, of this world and of the wide one, which only the base reads of
+LARGEST = (200, 400)  # number in a worked line: of the questions' world, and of the wide one, which only the base reads of
 SMALL, FEW, MANY, PARTS = range(2, 10), range(2, 13), range(3, 61), (2, 3, 4, 5, 10)
 IN_WORDS = {2: ("half", "50 percent"), 3: ("a third",), 4: ("a quarter", "25 percent"), 5: ("a fifth", "20 percent"),
             10: ("a tenth", "10 percent")}
@@ -241,19 +241,19 @@ SHOP = [Kind(*entry) for entry in (  # k is how many {x} a {p} holds, which is n
     ("one more", "things", "things", "v+k", {}, "{x}",
         ("A {p} of {x} holds {k}: add {k}.",),
         ("Then {a} buys another {p} of {x}.", "{b} hands {a} a new {p} of {x}.", "A {p} of {x} comes for {a} by mail.", "{a} finds one more {p} of {x}.",
-         "{a} is given a further {p} of {x}.", "Later {a} finds a whole {p} of {x}.", "{a} wins a {p} of {x} in a game.")),
+         "{a} is given a further {p} of {x}.", "{a} is given another {p} of {x}.")),
     ("one less", "things", "things", "v-k", {}, "{x}",
         ("A {p} of {x} holds {k}: subtract {k}.",),
         ("{a} gives as many {x} away as are in a {p}.", "{b} takes one {p} of {a}'s {x}.", "{a} loses a whole {p} of {x}.",
-         "A {p} of {a}'s {x} gets wet and is thrown out.", "{a} drops a {p} of the {x} into a lake.", "{a} gives a {p} of the {x} to {b}.", "{b} borrows a {p} of {a}'s {x}.")),
+         "A {p} of {a}'s {x} gets wet and is thrown out.", "{a} drops a {p} of the {x} into a lake.", "{b} takes a {p} of {a}'s {x}.")),
     ("fill", "things", "bags", "v/k", {}, "bags",
         ("A {p} of {x} holds {k}: divide by {k}.",),
         ("{a} fills bags with the {x}, a full {p} in each.", "{a}'s {x} go into bags, one {p} in each bag.",
          "In each bag, {a} puts a {p} of the {x}, until all are in.")),
 )]
-# The questions are about shops, and comparisons are told from the known one to the unknown. In the wide world, which the base reads of
-# first, they are told either way round, and there are no shops.
-WORLD, WIDE = [kind for kind in KINDS if not kind.name.endswith("turned")] + 3 * SHOP, KINDS
+# Two worlds. WORLD is what the questions are about: it has packs, and a comparison says what the person not yet known has ("Ben has 4 more than
+# Ann"). WIDE is what the base reads first: no packs, larger numbers, and a comparison may also be turned ("Ann has 4 more than Ben", Ann known).
+WORLD, WIDE = [kind for kind in KINDS if not kind.name.endswith("turned")] + 2 * SHOP + [SHOP[0], SHOP[-1]], KINDS
 ASKED = {  # for the kinds that bring no question of their own
     "things": ("How many {x} does {a} have {now}?", "What number of {x} does {a} have {now}?", "How many {x} are {a}'s {now}?",
                "Can you tell how many {x} {a} has {now}?", "How many {x} has {a} got {now}?", "{a} counts the {x}: how many {now}?"),
@@ -296,8 +296,8 @@ def compute(steps, largest=LARGEST[False], **letters):
 
 def story(rng, length, wide=False):
     """One problem of `length` worked lines as a row, or None where the dice led nowhere. Beside the authors' keys the row
-    has `kinds` and `numbers`, what it was made of. In the wide world numbers are larger, and half of the comparisons are told
-    backwards."""
+    has `kinds` and `numbers`, what it was made of. In the wide world numbers are larger, and the comparisons at
+    the end of half of the stories are told in reverse."""
     (a, c, d, *others), (x, y) = rng.sample(NAMES, 4 + length), rng.sample(THINGS, 2)
     state, u, v, b = "start", 0, 0, None
     told, rules, lines, kinds, numbers, p = [], [], [], [], [], None
@@ -364,9 +364,10 @@ HEADS = {
     "lines": ("Working:\n{}", "Steps:\n{}", "Solution:\n{}", "Let us calculate.\n{}", "It goes like this:\n{}"),
     "answer": ("Result: {}", "So the answer is {}.", "Answer = {}", "That makes {} END", "--> {}", "--> {}"),
 }
-# What a document consists of, in order; what occurs more often here is drawn more often. both: each rule with its line.
-# What a pack holds is seldom said, mostly it is just used, in the first order. And the base does not read of packs for long: what it knows
-# of them is patchy, like any knowledge picked up by the way, and patchy in other places when it is used and when it is to be said.
+# The parts of a document, in order; what stands here several times is drawn more often. both: each rule with its line.
+# A problem with packs is mostly told in the first order (see `used` below), where the base must use a number without reading it; the few others
+# say it in rules. And the base reads of packs late and not for long. So it learns these numbers in patches, and in other patches where it must
+# use them than where it must say them: two systems of one base that fail on different problems.
 ORDERS = (["question", "lines", "answer"],) * 3 + (["question", "rules"],) * 2 + (["question", "rules", "lines", "answer"],) * 5 + (
     ["rules", "question", "lines", "answer"], ["question", "both", "answer"], ["question", "both", "answer"])
 # The words of the role prompts, in no order: the base must have met them, but not the prompts.

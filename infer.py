@@ -25,7 +25,7 @@ import torch
 import data
 import lora
 import lorid
-from model import TEMPLATES, KVCache, Tokenizer, crew, join_crew, load_model, pick_device, write_whole
+from model import TEMPLATES, KVCache, Tokenizer, crew, join_crew, load_model, pick_device, read_config, write_whole
 
 # What the paper sampled with, from its authors' scripts; --preset paper
 PAPER = dict(rounds=20, temperature=1.5, top_k=50, top_p=0.9, max_new=1024, dtype="bfloat16")
@@ -58,13 +58,13 @@ PROMPT_BUDGET = 8192  # most tokens, padding included, of the prompts that are r
 
 @dataclass
 class Text:
-    """A text somebody asked for: whose, which of all it has asked for, of which role; how far it is."""
-    owner: int
-    number: int
+    """A text that a conversation asked for."""
+    owner: int           # which conversation
+    number: int          # which of all the texts that it has asked for
     role: str
     prompt: list[int]
-    dice: random.Random
-    said: list[int] = field(default_factory=list)
+    dice: random.Random  # its own
+    said: list[int] = field(default_factory=list)  # the tokens written so far
 
 
 @dataclass
@@ -76,7 +76,7 @@ class Outcome:
 
 
 class Engine:
-    """A pool of `rows` rows over one model with stacked adapters. temperature, top_k, top_p as in `sample`;
+    """A pool of `rows` batch rows, each writing one text, over one model with stacked adapters. temperature, top_k, top_p as in `sample`;
     a text has at most `max_new` tokens."""
 
     def __init__(self, model, tokenizer, rows=64, max_new=256, temperature=0.0, top_k=50, top_p=0.9, seed=0):
@@ -125,8 +125,8 @@ class Engine:
             outcome, reply = outcomes[text.owner], replies[text.owner]
             outcome.tokens[text.number], outcome.cut[text.number] = len(text.said), cut
             said = self.tokenizer.decode(text.said if cut else text.said[:-1]).strip(" ")  # no end token; Mistral's answers begin with a space
-            place = text.number - len(outcome.tokens)  # from the end: what was asked for together was asked for last
-            reply[place] = said.rpartition("\n")[0] if cut else said  # half a line may hold half a number
+            last = text.number - len(outcome.tokens)  # its index from the end: the present request asked for the last texts
+            reply[last] = said.rpartition("\n")[0] if cut else said  # half a line may hold half a number
             if None not in reply:
                 resume(text.owner, reply)
 
@@ -264,6 +264,7 @@ def study(engine, rows, args):
                   for r in range(1, args.rounds + 1)],
         "self-consistency": [summary(f"self-consistency of {n}", rows, [first(o, lorid.self_consistency(row["question"], n)) for row, o in zip(rows, many)])
                              for n in range(1, k + 1)]}
+    curves["LoRID"][-1]["seconds"] = vote["seconds"]  # that one was really run
     singles = [Outcome(lorid.replay(lorid.system1(row["question"]), [round.intuitive]), [tokens], [cut])
                for row, o in zip(rows, many) for round, tokens, cut in zip(o.verdict.rounds, o.tokens, o.cut)]
     mean = summary(f"IR alone, sampled: the mean of {k}", [row for row in rows for _ in range(k)], singles)
@@ -351,7 +352,10 @@ def load(args):
         if not folder.is_dir():
             other = "".join(f" --{key} {value}" for key, value, usual in (("model", args.model, "tiny"), ("out", args.out, "out")) if value != usual)
             raise ValueError(f"no adapter in {folder}; train it first: python train.py --role {role}{other}")
-    model = load_model(args.model, pick_device(args.device), args.dtype and getattr(torch, args.dtype))
+    device, dtype = pick_device(args.device), args.dtype and getattr(torch, args.dtype)
+    if device.type == "cpu" and read_config(args.model).hidden_size < 512:
+        dtype = dtype or torch.float32  # a step's products are so small that bfloat16 only costs: tiny/ writes a third more tokens a second
+    model = load_model(args.model, device, dtype)
     lora.stack(model, folders)
     return Engine(model, Tokenizer(args.model, args.template), args.rows, args.max_new, args.temperature, args.top_k, args.top_p, args.seed)
 
@@ -371,7 +375,7 @@ def main():
     add("--limit", type=data.positive, default=500, help="how many questions at most (default: 500)")
     add("--rounds", type=data.positive, default=20, help="most rounds of a vote (default: 20)")
     add("--strict", action="store_true", help="score as the paper does: any agreed answer may be right, no agreement is a loss")
-    add("--temperature", type=float, default=0.3, help="of LoRID's samples; the single systems are greedy (default: 0.3)")
+    add("--temperature", type=float, default=0.6, help="of LoRID's samples; the single systems are greedy (default: 0.6)")
     add("--top-k", type=int, default=50, help="sample among the k most likely tokens; 0 is all (default: 50)")
     add("--top-p", type=float, default=0.9, help="and of those, among the fewest that reach this probability (default: 0.9)")
     add("--max-new", type=data.positive, default=256, help="most tokens of one text (default: 256)")

@@ -35,7 +35,7 @@ class LoRALinear(nn.Module):
     def __init__(self, base, adapters, dropout=0.0):
         super().__init__()
         self.base, self.dropout = base, dropout
-        self.parts, R = {}, 0  # name -> (which of the R stacked ranks are this adapter's: rows of A, columns of B; its scale)
+        self.parts, R = {}, 0  # name -> (slice, scale): its ranks among the R, which are rows of A and columns of B; and its alpha / r
         for name, (rank, scale) in adapters.items():
             self.parts[name] = (slice(R, R + rank), scale)
             R += rank

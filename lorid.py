@@ -45,7 +45,7 @@ def target(role, row):
 # ---------------------------------------------------------------------------------------------------------------------
 # Answers: where a solution states its own, and when two are the same
 
-STATED = [  # the first kind that occurs wins, and within it the last place; none can be slowed down by a hostile text
+STATED = [  # the first kind that occurs wins, and within it the last place; each takes time linear in the text, whatever it is
     re.compile(r"^.*-->(.*?)(?:\bEND\b|$)", re.M),  # as taught above
     re.compile(r"^####(.*)", re.M),                 # GSM8K's own files
     re.compile(r"^A:(.*)", re.M),                   # GSM8K's sample solutions
@@ -81,7 +81,8 @@ def last_boxed(text):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# When two answers are the same: exact numbers and a tiny parser. Its root, canonical(), says what they do; the rest may be skipped.
+# When two answers are the same: exact numbers and a tiny parser. On a first reading, read only the docstring of canonical(), at the end of
+# this section, and go on at "The vote".
 #
 # A number is a set of terms (powers, coefficient), powers a set of pairs (base, exponent): 5/2 + 3 sqrt(2) pi is
 # {({}, 5/2), ({(2, 1/2), ("pi", 1)}, 3)}. A base is a prime, -1 (whose root is i), "pi", "infty" or a whole bracket. The exponent of

@@ -386,6 +386,62 @@ def write_whole(path, chunks):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Devices and processes. The crew: the processes that torchrun has started, one for each GPU; a plain `python` is a crew of one
+
+
+def join_crew():
+    """Meet the other processes, where torchrun has started several: GPUs, one each, talk over NCCL, CPUs over Gloo. Only the first prints."""
+    if "RANK" in os.environ:
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.distributed.init_process_group()
+        atexit.register(torch.distributed.destroy_process_group)
+        if torch.distributed.get_rank() > 0:
+            sys.stdout = open(os.devnull, "w")
+
+
+def crew():
+    """(which process this is, from 0 on; how many there are)"""
+    return (torch.distributed.get_rank(), torch.distributed.get_world_size()) if torch.distributed.is_initialized() else (0, 1)
+
+
+def fast_dtype(device):
+    """bfloat16 where the device multiplies it natively, else float32. On a CPU both are timed: without native support it is the slower."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        native = torch.version.hip or torch.cuda.get_device_capability(device) >= (8, 0)  # older ones emulate it, slowly
+        return torch.bfloat16 if native else torch.float32
+    if device.type != "cpu":
+        return torch.float32
+
+    def seconds(x):
+        start = time.perf_counter()
+        x @ x
+        return time.perf_counter() - start
+
+    x = torch.ones(512, 512)
+    pairs = [(seconds(x.bfloat16()), seconds(x)) for _ in range(20)]  # in turns, and the best of many: other programs may be running
+    native = torch.tensor(int(min(b for b, _ in pairs) < 0.8 * min(f for _, f in pairs)))
+    if crew()[1] > 1:
+        torch.distributed.all_reduce(native, torch.distributed.ReduceOp.MIN)  # all processes compute alike
+    return torch.bfloat16 if native else torch.float32
+
+
+def pick_device(name="auto"):
+    """'auto' is CUDA where there is one, else the CPU; anything else is taken at its word, or refused in a sentence."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    try:
+        device = torch.device(name)
+    except RuntimeError:  # no name of a device at all
+        device = None
+    if device is None or (device.index or 0) >= there.get(device.type, 0):
+        raise ValueError(f"--device {name}: this machine has {', '.join(f'{n} {kind}' for kind, n in there.items() if n)}.")
+    return device
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # The folder as a whole
 
 
@@ -442,58 +498,6 @@ def load_model(folder, device="cpu", dtype=None):
     if config.tie_word_embeddings:
         model.lm_head.weight = model.model.embed_tokens.weight
     return model.requires_grad_(False).eval()
-
-
-def join_crew():
-    """Meet the other processes, where torchrun has started several: GPUs, one each, talk over NCCL, CPUs over Gloo. Only the first prints."""
-    if "RANK" in os.environ:
-        if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        torch.distributed.init_process_group()
-        atexit.register(torch.distributed.destroy_process_group)
-        if torch.distributed.get_rank() > 0:
-            sys.stdout = open(os.devnull, "w")
-
-
-def crew():
-    """(which process this is, from 0 on; how many there are)"""
-    return (torch.distributed.get_rank(), torch.distributed.get_world_size()) if torch.distributed.is_initialized() else (0, 1)
-
-
-def fast_dtype(device):
-    """bfloat16 where the device multiplies it natively, else float32. On a CPU both are timed: without native support it is the slower."""
-    device = torch.device(device)
-    if device.type == "cuda":
-        native = torch.version.hip or torch.cuda.get_device_capability(device) >= (8, 0)  # older ones emulate it, slowly
-        return torch.bfloat16 if native else torch.float32
-    if device.type != "cpu":
-        return torch.float32
-
-    def seconds(x):
-        start = time.perf_counter()
-        x @ x
-        return time.perf_counter() - start
-
-    x = torch.ones(512, 512)
-    pairs = [(seconds(x.bfloat16()), seconds(x)) for _ in range(20)]  # in turns, and the best of many: other programs may be running
-    native = torch.tensor(int(min(b for b, _ in pairs) < 0.8 * min(f for _, f in pairs)))
-    if crew()[1] > 1:
-        torch.distributed.all_reduce(native, torch.distributed.ReduceOp.MIN)  # all processes compute alike
-    return torch.bfloat16 if native else torch.float32
-
-
-def pick_device(name="auto"):
-    """'auto' is CUDA where there is one, else the CPU; anything else is taken at its word, or refused in a sentence."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
-    try:
-        device = torch.device(name)
-    except RuntimeError:  # no name of a device at all
-        device = None
-    if device is None or (device.index or 0) >= there.get(device.type, 0):
-        raise ValueError(f"--device {name}: this machine has {', '.join(f'{n} {kind}' for kind, n in there.items() if n)}.")
-    return device
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -291,9 +291,9 @@ KNOWN = [  # as above, but the last number is not told: how many X a C, which is
     ("", lambda n, k: [n * k], "X", "P buys N Cs of X.", "N Cs of X arrive for P.", "P opens N new Cs of X.", "On P's shelf are N Cs of X.",
      "P wins N Cs of X.", "In P's room are N Cs of X.", "P carries N Cs of X home.", "P receives N Cs of X."),
     ("X", lambda v, k: [v + k], "X", "Then P buys another C of X.", "Q hands P a new C of X.", "A C of X comes for P by mail.",
-     "P finds one more C of X.", "P is given a further C of X.", "Later P finds a whole C of X.", "P wins a C of X in a game."),
+     "P finds one more C of X.", "P is given a further C of X.", "P is given another C of X."),
     ("X", lambda v, k: [v - k], "X", "P gives as many X away as are in a C.", "Q takes one C of P's X.", "P loses a whole C of X.",
-     "A C of P's X gets wet and is thrown out.", "P drops a C of the X into a lake.", "P gives a C of the X to Q.", "Q borrows a C of P's X."),
+     "A C of P's X gets wet and is thrown out.", "P drops a C of the X into a lake.", "Q takes a C of P's X."),
     ("X", lambda v, k: [v / k], "bags", "P fills bags with the X, a full C in each.", "P's X go into bags, one C in each bag.",
      "In each bag, P puts a C of the X, until all are in."),
 ]

@@ -721,8 +721,8 @@ def augment(args):
     """Writes args.out, and says what became of it. Returns the exit status: 1 if rows are without knowledge."""
     rows, out, key = read_rows(args.data, joined=bool(args.map))[:args.n], Path(args.out), os.environ.get("OPENAI_API_KEY", "").strip()
     path = out.with_name(out.name + ".journal")
-    if out.is_dir() or out.resolve() in [Path(source).resolve() for source in (args.data, args.map) if source]:
-        raise ValueError(f"--out {out} is a folder or one of the files to be read; give the rows a file of their own.")
+    if out.is_dir() or {out.resolve(), path.resolve()} & {Path(source).resolve() for source in (args.data, args.map) if source}:
+        raise ValueError(f"--out {out} is a folder, or it or its journal one of the files to be read; give the rows a file of their own.")
     if re.search("[^!-~]", key):
         raise ValueError("OPENAI_API_KEY holds a character that cannot be in a key.")
     if ours := {"messages", "model", "n", "stream"} & args.params.keys():
@@ -991,9 +991,9 @@ def download_set(name, folder):
                 rows = json.loads(text) if text.startswith("[") else (json.loads(line) for line in text.split("\n") if line.strip())
             try:
                 rows = [convert(i, row) for i, row in enumerate(rows)]
+                good = [row for row in rows if row["question"] and row["rationale"] and row["answer"]]  # no role can learn from others
             except (ValueError, LookupError, TypeError, AttributeError):
                 raise ValueError(f"{where}: the {split} rows are not as data.py knows them; the table SETS is out of date.") from None
-            good = [row for row in rows if row["question"] and row["rationale"] and row["answer"]]  # no role can learn from others
             write_whole(path, (json.dumps(row).encode() + b"\n" for row in good))
             raw.unlink(missing_ok=True)
             print(f"{path}: {len(good):,} rows" + f"; {len(rows) - len(good)} without rationale or answer left out" * (len(good) < len(rows)))

@@ -222,11 +222,12 @@ def measure(engine, method, rows, conversation, args, temperature=0.0):
     """Hold a conversation about each row: (outcomes, their line of the table)."""
 
     def progress(done):
-        if sys.stderr.isatty():
-            print(f"\r{method}: {done}/{len(rows)} questions", end="\n" if done == len(rows) else "", file=sys.stderr)
+        if sys.stderr.isatty() and not engine.place:  # of several processes, the first tells its share
+            print(f"\r{method}: {done}/{len(mine)} questions", end="\n" if done == len(mine) else "", file=sys.stderr)
 
     engine.sampling, start = (temperature, args.top_k, args.top_p), time.time()
-    outcomes = engine.run(map(conversation, rows[engine.place::engine.processes]), progress)
+    mine = rows[engine.place::engine.processes]
+    outcomes = engine.run(map(conversation, mine), progress)
     if engine.processes > 1:  # every n-th question was ours; in turn, everybody's outcomes
         shares = [None] * engine.processes
         torch.distributed.all_gather_object(shares, outcomes)
@@ -389,6 +390,7 @@ def main():
     add("--template", choices=TEMPLATES, help="how the base is asked, as in its adapters' training (default: known by the model folder)")
     add("--preset", choices=["paper"], help="the paper's values for all that is not given: " + ", ".join(f"{k} {v}" for k, v in PAPER.items()))
     args = parser.parse_args()
+    join_crew(args.device)
     if args.preset:  # read the flags again with the paper's defaults; those given still count
         parser.set_defaults(**PAPER)
         args = parser.parse_args()
@@ -397,7 +399,6 @@ def main():
         parser.error("--plot draws what --study measures; give both.")
     if args.plot and not find_spec("matplotlib"):
         parser.error("--plot needs matplotlib; pip install matplotlib.")
-    join_crew()
     for key in ("model", *lorid.ROLES):
         setattr(args, key, data.model_folder(getattr(args, key)))
     if args.ask is not None:
@@ -417,9 +418,9 @@ def main():
     if unread := [f"{line['method']} {line['unread']}" for line in lines if line["unread"]]:
         print(f"Prompts longer than the model's {engine.limit} positions got no text and count as cut: {', '.join(unread)}.")
     print(", ".join(f"{key.replace('_', '-')} {value}" for key, value in about.items()))
-    if args.json:
+    if args.json and not engine.place:
         write_whole(args.json, [json.dumps(dict(about=about, methods=lines, curves=curves)).encode()])
-    if args.plot:
+    if args.plot and not engine.place:
         plot(curves, args.plot)
 
 

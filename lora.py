@@ -166,6 +166,9 @@ def read_adapter(folder):
         raise ValueError(f"{path}: {', '.join(strange) or 'bias'} is set, which this LoRA does not compute.")
     if (start := c.get("init_lora_weights")) not in (None, True, False, "gaussian", "eva", "orthogonal"):  # pissa, olora, loftq, ...
         raise ValueError(f"{path}: init_lora_weights is {start!r}, which changes the base too; convert it to a plain LoRA first.")
+    targets = c.get("target_modules")
+    if not isinstance(targets, (str, list, type(None))) or not all(isinstance(target, str) for target in targets or ()):
+        raise ValueError(f"{path}: target_modules must be a list of names.")
     rank, alpha = c.get("r"), c.get("lora_alpha")
     if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, (int, float)):
         raise ValueError(f"{path}: r must be a whole number above 0 and lora_alpha a number.")
@@ -206,11 +209,11 @@ def check_whole(folder, pairs, names):
     """Refuse an adapter that has a pair for some layers of a kind and none for others among `names`, all linear layers of the base: it is
     torn, or from a base with fewer layers."""
     c = read_json(Path(folder) / "adapter_config.json")
-    targets = c.get("target_modules")
+    targets = c.get("target_modules") or [path.rpartition(".")[2] for path in pairs]
     if isinstance(targets, str) or any(c.get(key) for key in ("layers_to_transform", "layers_pattern", "exclude_modules")):
         return  # some layers were left out on purpose
-    kinds = {path.rpartition(".")[2] for path in pairs} | set(targets or ())
-    if missing := [name for name in names if name.rpartition(".")[2] in kinds and name not in pairs]:
+    wanted = tuple(f".{target}" for target in targets)  # peft's rule: the whole name, or how it ends
+    if missing := [name for name in names if f".{name}".endswith(wanted) and name not in pairs]:
         raise ValueError(f"{folder}: the adapter has nothing for {missing[0]}; its file is incomplete, or it was trained on another base.")
 
 

@@ -389,11 +389,13 @@ def write_whole(path, chunks):
 # Devices and processes. The crew: the processes that torchrun has started, one for each GPU; a plain `python` is a crew of one
 
 
-def join_crew():
+def join_crew(device="auto"):
     """Meet the other processes, where torchrun has started several: GPUs, one each, talk over NCCL, CPUs over Gloo. Only the first prints."""
-    if "RANK" in os.environ:
-        if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    if "LOCAL_RANK" in os.environ:
+        if torch.cuda.is_available() and device != "cpu":
+            if (here := int(os.environ["LOCAL_RANK"])) >= torch.cuda.device_count():
+                raise ValueError(f"process {here} has no GPU of its own: start at most {torch.cuda.device_count()} processes here, or give --device cpu.")
+            torch.cuda.set_device(here)
         torch.distributed.init_process_group()
         atexit.register(torch.distributed.destroy_process_group)
         if torch.distributed.get_rank() > 0:

@@ -94,9 +94,11 @@ def fit(model, parameters, batches, steps, args, autocast=False):
         for group in optimizer.param_groups:
             group["lr"] = rate
         n_tokens, loss = count_supervised(examples), 0.0
-        for group in data.micro_batches(examples[place::processes], args.budget):  # a process's share of the step
+        shares = [data.micro_batches(examples[i::processes], args.budget) for i in range(processes)]
+        idle = [data.micro_batches(examples[:1], args.budget)[0]] * (max(map(len, shares)) - len(shares[place]))
+        for i, group in enumerate(shares[place] + idle):  # all make as many passes, which --shard needs; idle ones count nothing
             with torch.autocast(model.device.type, torch.bfloat16, enabled=autocast):
-                part = summed_loss(model, group) / n_tokens
+                part = summed_loss(model, group) / n_tokens * (i < len(shares[place]))
             part.backward()
             loss += part.item()
         if processes > 1:
@@ -150,7 +152,6 @@ def train_role(role, rows, args):
     torch.manual_seed(args.seed)
     adapters = {role: (args.rank, args.alpha / args.rank)}
     parameters = lora.inject(model, args.targets.split(","), adapters, args.dropout)
-    lora.switch(model, role)
     if place:
         torch.manual_seed(args.seed + place)  # every process drops other inputs
     trainable, total = sum(p.numel() for p in parameters), sum(p.numel() for p in model.parameters())
@@ -173,6 +174,7 @@ def train_role(role, rows, args):
 
     if args.shard:
         parameters = shard(model, device)
+    lora.switch(model, role)
     spent = fit(model, parameters, shuffled(train, args.batch, args.seed), steps, args)
     folder = Path(args.out) / Path(args.model).resolve().name / role
     if not place:
@@ -314,18 +316,20 @@ def main():
     add("--template", choices=TEMPLATES, help="how the base is asked; infer.py must be told the same (default: known by the model folder)")
     add("--preset", choices=["paper"], help="the paper's values for all that is not given: " + ", ".join(f"{k} {v}" for k, v in PAPER.items()))
     args = parser.parse_args()
+    join_crew(args.device)
+    if args.role == "base" and (args.preset or args.shard):
+        parser.error("--role base takes neither --preset nor --shard: both are for adapters.")
     if args.preset:  # read the flags again with the paper's defaults; those given still count
         parser.set_defaults(**PAPER)
         args = parser.parse_args()
         print("preset paper: " + ", ".join(f"{key.replace('_', '-')} {getattr(args, key)}" for key in PAPER) + "\n")
-    join_crew()
     if args.shard and crew()[1] == 1:
         parser.error("--shard shares the base out among processes; start several: torchrun --nproc_per_node=2 train.py ...")
-    args.model = data.model_folder(args.model)
     if args.role == "base":  # read the flags again with pretraining's defaults; those given still count
         parser.set_defaults(out="models/base", steps=4000, batch=48, budget=2048, lr=3e-3)
         train_base(parser.parse_args())
     else:
+        args.model = data.model_folder(args.model)
         roles, rows = [args.role] if args.role else list(lorid.ROLES), rows_of(args)
         for row in chain(*rows):
             for role in roles:  # all rows for all roles, before minutes go into the first

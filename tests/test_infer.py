@@ -257,6 +257,13 @@ def test_a_space_before_an_answer_does_not_reach_the_next_prompt(folder):
     assert heard == ["Add them."]
 
 
+def test_a_narrow_base_is_held_in_float32_unless_told_otherwise(folder):
+    """On a CPU, where that is faster."""
+    few = ("--model", str(folder), *adapters(folder), "--limit", "1", "--rounds", "1", "--max-new", "3", "--device", "cpu")
+    for more, dtype in (((), "float32"), (("--dtype", "bfloat16"), "bfloat16")):
+        assert f"dtype {dtype}," in run(*few, *more).stdout
+
+
 def test_ask_shows_every_round(folder):
     done = run("--model", str(folder), *adapters(folder), "--rounds", "2", "--max-new", "5", "--ask", "Ann has 3 pens. How many pens does Ann have?")
     assert done.returncode == 0, done.stderr

@@ -534,7 +534,21 @@ def test_an_adapter_that_is_not_whole_is_refused(make_base, tmp_path):
         assert not (tmp_path / "out").exists()
 
 
+def test_layers_that_are_named_whole_are_all_there_is(base, tmp_path):
+    """peft takes a whole name in target_modules, too; and an end of several names, of which one has lost its pairs."""
+    names = ["model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj"]
+    adapter(tmp_path / "whole", base, ["q_proj"], 4, 6.0, 0, layers=["0", "1"])
+    edit_json(tmp_path / "whole" / "adapter_config.json", target_modules=names)
+    model = load(base)
+    lora.stack(model, {"ir": tmp_path / "whole"})
+    assert [name for name, _ in lora.layers(model)] == names
+    adapter(tmp_path / "lost", base, ["q_proj"], 4, 6.0, 0)
+    edit_json(tmp_path / "lost" / "adapter_config.json", target_modules=["self_attn.q_proj", "mlp.up_proj"])
+    refusal(lora.stack, load(base), {"ir": tmp_path / "lost"}, names=["model.layers.0.mlp.up_proj"])
+
+
 @pytest.mark.parametrize("changes, says", [
+    (dict(target_modules=5), "target_modules"), (dict(target_modules=[["q_proj"]]), "target_modules"),
     (dict(r=5), "says rank 5"), (dict(r=0), "r must"), (dict(r=...), "r must"), (dict(lora_alpha=None), "lora_alpha"), (dict(lora_alpha="8"), "lora_alpha"),
     (dict(use_dora=True), "use_dora"), (dict(fan_in_fan_out=True), "fan_in_fan_out"), (dict(modules_to_save=["lm_head"]), "modules_to_save"),
     (dict(rank_pattern={"q_proj": 8}), "rank_pattern"), (dict(alpha_pattern={"q_proj": 8}), "alpha_pattern"), (dict(lora_bias=True), "lora_bias"),

@@ -622,7 +622,8 @@ def test_rows_that_are_not_all_there_make_no_file(servers, download, page):
     assert status == 2 and "in a form that is not known here, 5 times" in said and contents("data/math") == {}
 
 
-@pytest.mark.parametrize("content", [b'{"question": "1?"}\n', b'[{"id": 0}]', b"not JSON", b"[1, 2]", b'{"rationale": 3, "question": "1?"}'])
+@pytest.mark.parametrize("content", [b'{"question": "1?"}\n', b'[{"id": 0}]', b"not JSON", b"[1, 2]", b'{"rationale": 3, "question": "1?"}',
+                                     b'{"problem": "1?", "rationale": "so it is 1"}'])
 def test_a_set_in_another_form_is_a_sentence_and_no_file(servers, download, content):
     servers.repos["datasets/LoRID-Math/GSM8K"] = {"train.jsonl": content, "test.jsonl": content}
     status, said = download("lorid-gsm8k")

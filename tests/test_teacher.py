@@ -298,6 +298,17 @@ def test_n_rows_first_and_all_later_pays_for_none_twice(serve, raw, augment):
     assert set(server.counts.values()) == {1} and len(server.counts) == 9
 
 
+def test_rows_that_lie_where_the_output_or_its_journal_would_are_left_alone(serve, raw, augment):
+    """Without a line break at its end, the file's last row could be taken for one that a kill has torn."""
+    augment.out.parent.mkdir()
+    for place in (augment.out, augment.journal):
+        place.write_bytes(raw(2).read_bytes().rstrip())
+        before, server = place.read_bytes(), serve(good)
+        status, said, _ = augment(server, place)
+        assert status == 2 and "give the rows a file of their own" in said and place.read_bytes() == before and not server.bodies
+        place.unlink()
+
+
 def test_a_row_that_fails_is_reported_used_by_ir_refused_by_kg_and_asked_again_next_time(serve, raw, augment):
     bad = {1: completion('{"knowledge": [', "length"), 4: completion(None, refusal="No."), 6: completion("  "), 8: completion("Add them."), 9: completion("x")}
     server, source = serve(lambda i, n, body: (200, {}, bad[i]) if i in bad else good(i, n, body)), raw(12)

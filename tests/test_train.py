@@ -158,7 +158,7 @@ def test_a_role_learns_and_the_base_stays(tmp_path):
     assert fingerprint(tmp_path / "tiny" / "dr") == again  # the seed decides all
 
 
-@pytest.mark.parametrize("more", [(), ("--shard",)])
+@pytest.mark.parametrize("more", [(), pytest.param(("--shard",), marks=pytest.mark.slow)])
 def test_two_processes_train_the_model_that_one_trains(more, tmp_path):
     """The same losses and the same adapter; seven examples a step cannot be shared out evenly, and in one step one process has nothing to do."""
     for batch, steps in ((7, 3), (1, 2)):  # under so small a budget, seven examples are more passes for one process than for the other

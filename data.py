@@ -1073,6 +1073,14 @@ def positive(text):
     return int(text)
 
 
+def preset(parser, name, values):
+    """The flags read again with `values` as their defaults, so that those given still count; says what they are now."""
+    parser.set_defaults(**values)
+    args = parser.parse_args()
+    print(f"preset {name}: " + ", ".join(f"{key.replace('_', '-')} {getattr(args, key)}" for key in values) + "\n")
+    return args
+
+
 def main():
     parser = argparse.ArgumentParser(description="Look at the problems that LoRID trains on.")
     commands = parser.add_subparsers(dest="command", required=True)

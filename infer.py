@@ -391,10 +391,8 @@ def main():
     add("--preset", choices=["paper"], help="the paper's values for all that is not given: " + ", ".join(f"{k} {v}" for k, v in PAPER.items()))
     args = parser.parse_args()
     join_crew(args.device)
-    if args.preset:  # read the flags again with the paper's defaults; those given still count
-        parser.set_defaults(**PAPER)
-        args = parser.parse_args()
-        print("preset paper: " + ", ".join(f"{key.replace('_', '-')} {getattr(args, key)}" for key in PAPER) + "\n")
+    if args.preset:
+        args = data.preset(parser, args.preset, PAPER)
     if args.plot and not args.study:
         parser.error("--plot draws what --study measures; give both.")
     if args.plot and not find_spec("matplotlib"):

@@ -68,9 +68,6 @@ def learning_rate(step, steps, peak, warmup):
 
 def add_up(parameters, loss):
     """Sum the gradients and the loss over all processes: each then takes the same step. Returns the sum of the losses."""
-    for p in parameters:
-        if p.grad is None:  # a process may have had no example in this step
-            p.grad = torch.zeros_like(p)
     flat = torch.cat([p.grad.flatten() for p in parameters] + [torch.tensor([loss], device=parameters[0].device)])  # one message, not hundreds
     torch.distributed.all_reduce(flat)
     for p, grad in zip(parameters, flat[:-1].split([p.numel() for p in parameters])):
@@ -319,10 +316,8 @@ def main():
     join_crew(args.device)
     if args.role == "base" and (args.preset or args.shard):
         parser.error("--role base takes neither --preset nor --shard: both are for adapters.")
-    if args.preset:  # read the flags again with the paper's defaults; those given still count
-        parser.set_defaults(**PAPER)
-        args = parser.parse_args()
-        print("preset paper: " + ", ".join(f"{key.replace('_', '-')} {getattr(args, key)}" for key in PAPER) + "\n")
+    if args.preset:
+        args = data.preset(parser, args.preset, PAPER)
     if args.shard and crew()[1] == 1:
         parser.error("--shard shares the base out among processes; start several: torchrun --nproc_per_node=2 train.py ...")
     if args.role == "base":  # read the flags again with pretraining's defaults; those given still count

@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,30 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported:
 
 def place(variable, default):
     return Path(os.environ.get(variable, default))
+
+
+def start_server(serve):
+    """A local server in threads; serve(handler) answers each request, GET or POST."""
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+
+        def do_GET(self):
+            try:
+                serve(self)
+            except OSError:  # the other side is gone
+                self.close_connection = True
+        do_POST = do_GET
+
+        def log_message(self, *_):
+            pass
+
+    class Quiet(ThreadingHTTPServer):
+        daemon_threads, request_queue_size = True, 64
+
+    http = Quiet(("127.0.0.1", 0), Handler)
+    threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True).start()
+    return http
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -22,7 +22,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 import data
-from conftest import ROOT
+from conftest import ROOT, start_server
 
 TOKEN = "hf_secret4711"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -48,29 +48,7 @@ class Servers:
     def __init__(self):
         self.repos, self.pages, self.fate, self.large = {}, {}, lambda *_: None, (".safetensors", ".jsonl", ".bin")
         self.log, self.lock, self.sent = [], threading.Lock(), 0  # log: (host, path, headers); sent: bytes of files
-        self.hub, self.cdn = (self.start(host) for host in ("hub", "cdn"))
-
-    def start(self, host):
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self):
-                try:
-                    outer.serve(self, host)
-                except OSError:  # the other side is gone
-                    self.close_connection = True
-
-            def log_message(self, *_):
-                pass
-
-        class Quiet(ThreadingHTTPServer):
-            daemon_threads, request_queue_size = True, 64
-
-        http = Quiet(("127.0.0.1", 0), Handler)
-        threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True).start()
-        return http
+        self.hub, self.cdn = (start_server(partial(self.serve, host=host)) for host in ("hub", "cdn"))
 
     def url(self, host="hub"):
         return f"http://127.0.0.1:{getattr(self, host).server_port}"

@@ -16,13 +16,12 @@ import threading
 import time
 from collections import Counter
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import pytest
 
 import data
-from conftest import ROOT
+from conftest import ROOT, start_server
 from data import Again, asked_wait, copied, read_rows, read_rules, render
 
 KEY = "sk-test-4711-secret"
@@ -53,27 +52,8 @@ class Server:
     def __init__(self, answer=good, delay=0.0):
         self.answer, self.delay, self.lock = answer, delay, threading.Lock()
         self.counts, self.bodies, self.headers, self.times, self.replied = Counter(), [], [], [], Counter()
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            disable_nagle_algorithm = True
-
-            def do_POST(self):
-                try:
-                    outer.serve(self)
-                except OSError:  # the other side is gone
-                    self.close_connection = True
-
-            def log_message(self, *_):
-                pass
-
-        class Quiet(ThreadingHTTPServer):
-            daemon_threads, request_queue_size = True, 64
-
-        self.http = Quiet(("127.0.0.1", 0), Handler)
+        self.http = start_server(self.serve)
         self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
-        threading.Thread(target=self.http.serve_forever, args=(0.05,), daemon=True).start()
 
     def serve(self, handler):
         body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))

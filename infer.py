@@ -42,8 +42,8 @@ def sample(logits, luck, temperature, top_k, top_p):
     """
     if temperature == 0:
         return logits.argmax(-1)
-    logits, ids = (logits / temperature).topk(min(top_k or logits.shape[-1], logits.shape[-1]))  # sorted, the most likely first
-    p = logits.softmax(-1)
+    logits, ids = logits.topk(min(top_k or logits.shape[-1], logits.shape[-1]))  # sorted, the most likely first, at any temperature
+    p = (logits / temperature).softmax(-1)
     p = p * (p.cumsum(-1) - p < top_p)  # what stands before a token is below top_p: the first always stays
     upto = p.cumsum(-1)
     drawn = (upto < luck[:, None] * upto[:, -1:]).sum(-1, keepdim=True)  # the first place where the running sum reaches our luck
@@ -63,6 +63,7 @@ class Text:
     number: int          # which of all the texts that it has asked for
     role: str
     prompt: list[int]
+    key: tuple           # texts of the same key have the same role and prompt
     dice: random.Random  # its own
     said: list[int] = field(default_factory=list)  # the tokens written so far
 
@@ -100,6 +101,8 @@ class Engine:
         replies = {}       # owner -> the texts of its present request, None where one is still being written
         waiting = deque()  # texts that have no row yet
         writing = []       # writing[i] is in row i of the cache
+        asked = {}         # owner -> what it asked first; a vote asks it again in every round
+        kept = {}          # the keys and values of such prompts, so that each is read once
         unopened = deque(range(len(conversations)))
         done = 0
 
@@ -110,14 +113,18 @@ class Engine:
                 requests = conversations[owner].send(texts)
             except StopIteration as end:
                 outcomes[owner].verdict, done = end.value, done + 1
+                for key in [key for key in kept if key[0] == owner]:
+                    del kept[key]
                 progress(done)
                 return
             replies[owner] = [None] * len(requests)
             outcome = outcomes[owner]
+            asked.setdefault(owner, requests)
             for role, prompt in requests:
                 # Seeded by question and text, not by row, step or process: results do not depend on what else is being written, or where.
                 dice = random.Random(f"{self.seed} {self.place + owner * self.processes} {len(outcome.tokens)}")
-                waiting.append(Text(owner, len(outcome.tokens), role, self.tokenizer.prompt_ids(prompt), dice))
+                key = (owner, role, prompt) if (role, prompt) in asked[owner] else (owner, len(outcome.tokens))
+                waiting.append(Text(owner, len(outcome.tokens), role, self.tokenizer.prompt_ids(prompt), key, dice))
                 outcome.tokens.append(0)
                 outcome.cut.append(False)
 
@@ -130,10 +137,10 @@ class Engine:
             if None not in reply:
                 resume(text.owner, reply)
 
-        def extend(texts, logits):
-            """Sample a token for each text, (B, V) logits for B texts; take out of their rows those that end with it."""
-            luck = torch.tensor([text.dice.random() for text in texts], device=logits.device)
-            for text, token in zip(texts, sample(logits, luck, *self.sampling).tolist()):
+        def extend(logits):
+            """Sample a token for each row, logits (B, V); take out of their rows the texts that end with it."""
+            luck = torch.tensor([text.dice.random() for text in writing], device=logits.device)
+            for text, token in zip(writing, sample(logits, luck, *self.sampling).tolist()):
                 text.said.append(token)
             for row in reversed(range(len(writing))):  # backwards: what moves into an empty row has been looked at
                 text = writing[row]
@@ -151,16 +158,22 @@ class Engine:
             # Filling one row costs a pass over the weights, as a step of all rows does: wait until an eighth is free, fill all at once.
             if waiting and (not writing or self.rows - len(writing) >= min(len(waiting), self.rows // 8 + 1)):
                 entering = [waiting.popleft() for _ in range(min(len(waiting), self.rows - len(writing)))]
-                for group in data.micro_batches([(text.prompt, text) for text in entering if len(text.prompt) < self.limit], PROMPT_BUDGET):
+                unread = {text.key: text for text in entering if text.key not in kept and len(text.prompt) < self.limit}
+                for group in data.micro_batches([(text.prompt, text) for text in unread.values()], PROMPT_BUDGET):
                     texts = [text for _, text in group]
-                    logits = self.read(texts, len(writing))
-                    writing += texts
-                    extend(texts, logits)
+                    self.read(texts, len(writing))
+                    for text in texts:
+                        if text.key[1:] in asked[text.owner]:
+                            kept[text.key] = self.cache.take(len(writing), len(text.prompt))
+                        writing.append(text)
                 for text in entering:
                     if len(text.prompt) >= self.limit:
                         finish(text, cut=True)  # no room for an answer: an empty text, counted as cut
+                    elif text is not unread.get(text.key):
+                        self.cache.put(len(writing), kept[text.key])
+                        writing.append(text)
             elif writing:
-                extend(list(writing), self.step(writing))
+                extend(self.step(writing))
             else:
                 return outcomes
 
@@ -171,20 +184,16 @@ class Engine:
             self.roles = roles
 
     def read(self, texts, row):
-        """Put prompts into the rows from `row` on; the logits that follow each, (B, V)."""
-        lengths = torch.tensor([len(text.prompt) for text in texts], device=self.model.device)
-        T = int(lengths.max())
+        """Put the keys and values of prompts into the rows from `row` on."""
+        T = max(len(text.prompt) for text in texts)
         ids = torch.tensor([text.prompt + [0] * (T - len(text.prompt)) for text in texts], device=self.model.device)  # (B, T)
-        rows = torch.arange(row, row + len(texts), device=self.model.device)
         self.cache.reserve(T)
         self.set_adapters(texts)
-        hidden = self.model(ids, self.cache, rows)  # (B, T, C)
-        last = hidden[torch.arange(len(texts), device=ids.device), lengths - 1]
-        return self.model.logits(last[:, None])[:, 0]
+        self.model(ids, self.cache, torch.arange(row, row + len(texts), device=self.model.device))
 
     def step(self, texts):
-        """Feed each text its latest token; the logits that follow, (B, V)."""
-        ids = torch.tensor([text.said[-1:] for text in texts], device=self.model.device)  # (B, 1)
+        """Feed each text its latest token, at first the last one of its prompt; the logits that follow, (B, V)."""
+        ids = torch.tensor([(text.said or text.prompt)[-1:] for text in texts], device=self.model.device)  # (B, 1)
         positions = torch.tensor([len(text.prompt) + len(text.said) - 1 for text in texts])
         used = int(positions.max()) + 1
         self.cache.reserve(used)

@@ -151,26 +151,33 @@ def rotate(x, cos, sin):
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
 
 
-def visible(query, key, window):
-    """Which keys a query may look at: (..., T, S) bool from positions (..., T) and (S,). A query always sees itself."""
-    back = query[..., :, None] - key
-    return (back >= 0) if window is None else (back >= 0) & (back < window)
+def blinds(query, key, window, dtype):
+    """What is added to the scores: 0 where a query may look at a key, -inf elsewhere; (B, T, S) from positions (B, T) and (S,).
+    A query always sees itself."""
+    back = query[:, :, None] - key
+    seen = (back >= 0) if window is None else (back >= 0) & (back < window)
+    return torch.zeros_like(seen, dtype=dtype).masked_fill_(~seen, -math.inf)
+
+
+def short(T, device):
+    """Whether `attend` is the faster way to attend: for a token or, on a CPU, a short text."""
+    return T == 1 or (T <= 512 and device.type == "cpu")
 
 
 class Attention(nn.Module):
     """Grouped-query attention (arXiv 2305.13245): H query heads share K key/value heads."""
 
-    def __init__(self, config, window):
+    def __init__(self, config):
         super().__init__()
         C, H, K, D = config.hidden_size, config.num_attention_heads, config.num_key_value_heads, config.head_dim
-        self.H, self.K, self.D, self.window = H, K, D, window
+        self.H, self.K, self.D = H, K, D
         self.q_proj = nn.Linear(C, H * D, bias=config.qkv_bias)
         self.k_proj = nn.Linear(C, K * D, bias=config.qkv_bias)
         self.v_proj = nn.Linear(C, K * D, bias=config.qkv_bias)
         self.o_proj = nn.Linear(H * D, C, bias=config.o_bias)
 
-    def forward(self, x, cos, sin, past=None, rows=None, positions=None, used=0):
-        """x (B, T, C) -> (B, T, C). past: this layer's cached keys and values; for the other three see Decoder.forward."""
+    def forward(self, x, cos, sin, hide, past=None, rows=None, positions=None, used=0):
+        """x (B, T, C) -> (B, T, C). hide: as from `blinds`, or None; past: this layer's cached keys and values; for the rest see Decoder.forward."""
         B, T, _ = x.shape
         q = self.q_proj(x).view(B, T, self.H, self.D).transpose(1, 2)  # (B, H, T, D)
         k = self.k_proj(x).view(B, T, self.K, self.D).transpose(1, 2)  # (B, K, T, D)
@@ -181,35 +188,27 @@ class Attention(nn.Module):
             for cached, new in zip(past, (k, v)):
                 cached[at, :, positions] = new[:, :, 0]
             k, v = (cached[:B, :, :used] for cached in past)
-            y = self.attend(q, k, v, visible(positions[:, None], torch.arange(used, device=x.device), self.window))
+        elif past is not None:  # a prompt: keep its keys and values, from position 0
+            for cached, new in zip(past, (k, v)):
+                cached[rows, :, :T] = new
+        if short(T, x.device):
+            y = self.attend(q, k, v, hide)
         else:
-            if past is not None:  # a prompt: keep its keys and values, from position 0
-                for cached, new in zip(past, (k, v)):
-                    cached[rows, :, :T] = new
-            # Right padding needs no mask: a causal token never sees what stands to its right.
-            short, seen = T <= 512 and x.device.type == "cpu", None
-            if short or (self.window is not None and T > self.window):
-                at = torch.arange(T, device=x.device)
-                seen = visible(at, at, self.window)
-            if short:
-                y = self.attend(q, k, v, seen[None])
-            else:
-                y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=seen is None, enable_gqa=self.H > self.K)
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=None if hide is None else hide[:, None], is_causal=hide is None,
+                                               enable_gqa=self.H > self.K)
         return self.o_proj(y.transpose(1, 2).reshape(B, T, self.H * self.D))
 
-    def attend(self, q, k, v, seen):
-        """softmax(q k' / sqrt(D)) v as two batched products: q (B, H, T, D), k and v (B, K, S, D), seen (B or 1, T, S) -> (B, H, T, D).
+    def attend(self, q, k, v, hide):
+        """softmax(q k' / sqrt(D)) v as two batched products: q (B, H, T, D), k and v (B, K, S, D), hide (B or 1, T, S) -> (B, H, T, D).
 
         scaled_dot_product_attention gives the same. On a CPU, this takes half the time for one query against a cache, and a
         quarter (at T = 128, backward pass included) for short texts; long ones would fill the memory with T x S scores.
         """
         B, _, T, D = q.shape
-        S, G = k.shape[2], self.H // self.K  # the G query heads of a group read the same keys
+        G = self.H // self.K  # the G query heads of a group read the same keys
         q = (q / math.sqrt(D)).reshape(B, self.K, G * T, D)
-        hide = torch.zeros_like(seen, dtype=q.dtype).masked_fill_(~seen, -math.inf)
-        scores = (q @ k.transpose(2, 3)).view(B, self.K, G, T, S) + hide[:, None, None]
-        weights = scores.softmax(-1).view(B, self.K, G * T, S)
-        return (weights @ v).view(B, self.H, T, D)
+        scores = (q @ k.transpose(2, 3)).add_(hide.repeat(1, G, 1)[:, None])  # (B, K, G T, S)
+        return (scores.softmax(-1) @ v).view(B, self.H, T, D)
 
 
 class MLP(nn.Module):
@@ -227,9 +226,9 @@ class MLP(nn.Module):
 
 
 class Layer(nn.Module):
-    def __init__(self, config, window):
+    def __init__(self, config):
         super().__init__()
-        self.self_attn = Attention(config, window)
+        self.self_attn = Attention(config)
         self.mlp = MLP(config)
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -242,7 +241,7 @@ class Layer(nn.Module):
 class KVCache:
     """Keys and values of `rows` texts, each of its own length; grows as they do.
 
-    Nothing is ever erased: a row's positions beyond its length hold leftovers, which `visible` hides
+    Nothing is ever erased: a row's positions beyond its length hold leftovers, which `blinds` hides
     until the next token overwrites them.
     """
 
@@ -266,6 +265,17 @@ class KVCache:
                 cached[target] = cached[source]
 
 
+    def take(self, row, size):
+        """A copy of the first `size` positions of a row."""
+        return [tuple(cached[row, :, :size].clone() for cached in layer) for layer in self.layers]
+
+    def put(self, row, taken):
+        """Begin a row with what `take` has copied."""
+        for layer, copies in zip(self.layers, taken):
+            for cached, copy in zip(layer, copies):
+                cached[row, :, :copy.shape[1]] = copy
+
+
 class Decoder(nn.Module):
     """ids (B, T) -> hidden states (B, T, C); `logits` turns those that matter into (..., V)."""
 
@@ -275,7 +285,7 @@ class Decoder(nn.Module):
         self.model = nn.ModuleDict(dict(
             # not drawn at random: the file brings it, and on the meta device the drawing alone would load a second of modules
             embed_tokens=nn.Embedding.from_pretrained(torch.empty(config.vocab_size, config.hidden_size), freeze=False),
-            layers=nn.ModuleList(Layer(config, window) for window in config.windows),
+            layers=nn.ModuleList(Layer(config) for _ in config.windows),
             norm=RMSNorm(config.hidden_size, config.rms_norm_eps)))
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
@@ -294,8 +304,12 @@ class Decoder(nn.Module):
         angles = at[:, None, :, None] * self.frequencies.to(device)  # (B or 1, 1, T, D/2), float32 as cos and sin need
         x = self.model.embed_tokens(ids)
         cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+        # Right padding needs no mask: a causal token never sees what stands to its right. One mask serves all layers of a kind.
+        keys = torch.arange(used or T, device=device)
+        hide = {window: blinds(at, keys, window, x.dtype) if short(T, device) or (window is not None and T > window) else None
+                for window in set(self.config.windows)}
         for i, layer in enumerate(self.model.layers):
-            x = layer(x, cos, sin, None if cache is None else cache.layers[i], rows, positions, used)
+            x = layer(x, cos, sin, hide[self.config.windows[i]], None if cache is None else cache.layers[i], rows, positions, used)
         return self.model.norm(x)
 
     def logits(self, hidden):

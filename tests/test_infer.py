@@ -88,6 +88,30 @@ def test_greedy_engine_equals_the_naive_loop(folder, rows):
         assert sum(outcome.tokens) == lengths
 
 
+def test_what_is_asked_again_is_read_once_and_answered_the_same(folder):
+    """A vote asks its first two prompts in every round; asked greedily, they are answered as by the naive loop, in every round and row."""
+    logs, read = [[] for _ in range(5)], []
+
+    def rounds(question, log):
+        for t in range(3):
+            requests = [("ir", question), ("kg", question), ("ir", question)]
+            log += zip(requests, (yield requests))
+            log += zip([("dr", f"{t} {question}")], (yield [("dr", f"{t} {question}")]))
+        return lorid.Verdict("1")
+    engine = engine_of(folder, rows=4, max_new=9)
+
+    def counted(texts, row, plain=engine.read):
+        read.extend((text.role, tuple(text.prompt)) for text in texts)
+        plain(texts, row)
+    engine.read = counted
+    engine.run(rounds(q, log) for q, log in zip(questions(5), logs))
+    for log in logs:
+        assert len(log) == 12
+        for (role, prompt), text in log:
+            assert text == naive(folder, role, prompt, 9)[0]
+    assert len(read) == len(set(read)) == 5 * (2 + 3)
+
+
 def test_end_tokens_end_a_text_and_are_no_part_of_it(folder):
     """With many tokens declared end tokens, texts end early: their rows are reused, and only texts that reached max_new count as cut."""
     edit_json(folder / "config.json", eos_token_id=list(range(0, 1024, 9)))

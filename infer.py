@@ -25,7 +25,7 @@ import torch
 import data
 import lora
 import lorid
-from model import TEMPLATES, KVCache, Tokenizer, crew, join_crew, load_model, pick_device, read_config, write_whole
+from model import TEMPLATES, KVCache, Tokenizer, crew, join_crew, load_model, pack, pick_device, read_config, read_json, write_whole
 
 # What the paper sampled with, from its authors' scripts; --preset paper
 PAPER = dict(rounds=20, temperature=1.5, top_k=50, top_p=0.9, max_new=1024, dtype="bfloat16")
@@ -367,7 +367,12 @@ def load(args):
         dtype = dtype or torch.float32  # a step's products are so small that bfloat16 only costs: tiny/ writes a third more tokens a second
     model = load_model(args.model, device, dtype)
     lora.stack(model, folders)
-    return Engine(model, Tokenizer(args.model, args.template), args.rows, args.max_new, args.temperature, args.top_k, args.top_p, args.seed)
+    names = {part.rpartition("--")[2] for part in Path(args.model).resolve().parts}  # in the hub's cache a folder is models--OWNER--NAME
+    for folder in folders.values():  # bases of the same shape differ in nothing but their names
+        base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+        if base and Path(str(base)).name not in names:
+            print(f"infer.py: note: {folder} was trained on {base}; is {args.model} the same base?", file=sys.stderr)
+    return Engine(pack(model), Tokenizer(args.model, args.template), args.rows, args.max_new, args.temperature, args.top_k, args.top_p, args.seed)
 
 
 def main():

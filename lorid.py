@@ -35,18 +35,11 @@ def prompt(role, question, knowledge=""):
     return r.instruction + "\n" + r.input.format(question=question, knowledge=knowledge)
 
 
-def target(role, row):
-    """What a role is taught to say about a training row (a dict with rationale, answer, knowledge: a list of rules)."""
-    if role == "kg":
-        return "\n".join(row["knowledge"])
-    return f"{row['rationale']}\n--> {row['answer']} END"
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Answers: where a solution states its own, and when two are the same
 
 STATED = [  # the first kind that occurs wins, and within it the last place; each takes time linear in the text, whatever it is
-    re.compile(r"^.*-->(.*?)(?:\bEND\b|$)", re.M),  # as taught above
+    re.compile(r"^.*-->(.*?)(?:\bEND\b|$)", re.M),  # as `target` ends
     re.compile(r"^####(.*)", re.M),                 # GSM8K's own files
     re.compile(r"^A:(.*)", re.M),                   # GSM8K's sample solutions
     re.compile(r"^.*[Tt]he answer is:?(.*)", re.M),  # MetaMathQA
@@ -78,6 +71,15 @@ def last_boxed(text):
         if depth == 0:
             return rest[:brace.start()].strip() or None
     return None
+
+
+def target(role, row):
+    """What a role is taught to say about a training row (a dict with rationale, answer, knowledge: a list of rules)."""
+    if role == "kg":
+        return "\n".join(row["knowledge"])
+    if extract_answer(row["rationale"]) == row["answer"]:
+        return row["rationale"]  # MATH's solutions state their answer themselves
+    return f"{row['rationale']}\n--> {row['answer']} END"
 
 
 # ---------------------------------------------------------------------------------------------------------------------

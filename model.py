@@ -19,6 +19,7 @@ import sys
 import time
 import unicodedata
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import regex  # tiktoken's own regular expressions: it is installed with tiktoken
@@ -207,7 +208,9 @@ class Attention(nn.Module):
         B, _, T, D = q.shape
         G = self.H // self.K  # the G query heads of a group read the same keys
         q = (q / math.sqrt(D)).reshape(B, self.K, G * T, D)
-        scores = (q @ k.transpose(2, 3)).add_(hide.repeat(1, G, 1)[:, None])  # (B, K, G T, S)
+        # The same products either way, but turning few queries is three times faster on a CPU than turning many keys.
+        scores = q @ k.transpose(2, 3) if T > 1 else (k @ q.transpose(2, 3)).transpose(2, 3)  # (B, K, G T, S)
+        scores += hide.repeat(1, G, 1)[:, None]
         return (scores.softmax(-1) @ v).view(B, self.H, T, D)
 
 
@@ -514,6 +517,19 @@ def load_model(folder, device="cpu", dtype=None):
     if config.tie_word_embeddings:
         model.lm_head.weight = model.model.embed_tokens.weight
     return model.requires_grad_(False).eval()
+
+
+def pack(model):
+    """For inference in bfloat16 on a CPU: lay every linear layer's weight out as the kernel reads it, once instead of in each call. The same
+    products, 1.4 (64 rows) to 1.8 times (16 rows) as fast. Afterwards the model can be called, but no longer merged or saved."""
+    def forward(linear, x):
+        return torch.ops.mkldnn._linear_pointwise(x, linear.weight, linear.bias, "none", [], "")
+
+    if model.device.type == "cpu" and model.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        for linear in [module for module in model.modules() if type(module) is nn.Linear]:
+            linear.weight = nn.Parameter(torch.ops.mkldnn._reorder_linear_weight(linear.weight), requires_grad=False)
+            linear.forward = partial(forward, linear)
+    return model
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from model import (TEMPLATES, Decoder, Tokenizer, byte_alphabet, crew, fast_dtyp
 
 # What the paper trained with, from its authors' scripts (their batch: 4 examples, 4 times accumulated); --preset paper
 PAPER = dict(rank=512, alpha=1024, targets="q_proj,v_proj", dropout=0.1, epochs=5, batch=16, lr=5e-5, warmup=0.03, weight_decay=0.0,
-             clip=1.0, dtype="bfloat16")
+             beta2=0.999, clip=1.0, dtype="bfloat16")
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The loop
@@ -82,7 +82,7 @@ def fit(model, parameters, batches, steps, args, autocast=False):
     A step's examples are split among the processes, if torchrun has started several, and into micro-batches under the token budget,
     each loss divided by the whole step's token count: the gradient is that of one big batch, however it was split.
     """
-    optimizer = torch.optim.AdamW(parameters, lr=args.lr, weight_decay=args.weight_decay, betas=(0.9, 0.95))
+    optimizer = torch.optim.AdamW(parameters, lr=args.lr, weight_decay=args.weight_decay, betas=(0.9, args.beta2))
     warmup, (place, processes) = max(1, round(args.warmup * steps)), crew()
     start, tokens = time.time(), 0
     model.train()
@@ -301,10 +301,11 @@ def main():
     add("--epochs", type=float, default=1, help="passes over the rows (default: 1)")
     add("--steps", type=data.positive, help="optimizer steps (default: as many as the epochs need)")
     add("--batch", type=data.positive, default=32, help="examples per step (default: 32)")
-    add("--budget", type=data.positive, default=4096, help="most tokens in one pass; a step is split to fit, its gradient is the same; large models want less (default: 4096)")
+    add("--budget", type=data.positive, default=2048, help="most tokens in one pass; a step is split to fit, its gradient is the same (default: 2048)")
     add("--lr", type=float, default=2e-3, help="peak learning rate; real models want 1e-4 to 5e-4 (default: 2e-3, for the toy base)")
     add("--warmup", type=float, default=0.03, help="share of the steps in which the learning rate rises (default: 0.03)")
     add("--weight-decay", type=float, default=0.0, help="AdamW's weight decay (default: 0)")
+    add("--beta2", type=float, default=0.95, help="AdamW's second decay rate (default: 0.95)")
     add("--clip", type=float, default=1.0, help="largest norm of a gradient (default: 1)")
     add("--seed", type=int, default=0, help="random seed (default: 0)")
     add("--shard", action="store_true", help="under torchrun: each process keeps only its share of the frozen base, for bases too big for one GPU")
@@ -321,7 +322,7 @@ def main():
     if args.shard and crew()[1] == 1:
         parser.error("--shard shares the base out among processes; start several: torchrun --nproc_per_node=2 train.py ...")
     if args.role == "base":  # read the flags again with pretraining's defaults; those given still count
-        parser.set_defaults(out="models/base", steps=4000, batch=48, budget=2048, lr=3e-3)
+        parser.set_defaults(out="models/base", steps=4000, batch=48, lr=3e-3)
         train_base(parser.parse_args())
     else:
         args.model = data.model_folder(args.model)

@@ -111,7 +111,7 @@ def train_ours(a):
     steps = steps_of(a, tokenizer)
     clocked = (times.append(time.time()) or step for step in steps)  # fit draws a batch when it begins a step
     with contextlib.redirect_stdout(said):
-        train.fit(model, parameters, clocked, len(steps), SimpleNamespace(lr=5e-5, weight_decay=0.0, warmup=0.0, clip=1.0, budget=4096))
+        train.fit(model, parameters, clocked, len(steps), SimpleNamespace(lr=5e-5, weight_decay=0.0, warmup=0.0, beta2=0.95, clip=1.0, budget=2048))
     return figures(steps, times, [float(loss) for loss in re.findall(r"loss ([\d.]+)", said.getvalue())])
 
 

@@ -1,6 +1,7 @@
 """infer.py: the engine against a loop that takes one text at a time and remembers nothing, and the sampler against its own definition."""
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -323,6 +324,16 @@ def test_a_missing_adapter_names_the_command(folder, tmp_path):
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The study
+
+
+def test_an_adapter_of_another_base_of_the_same_shape_is_noted(folder, tmp_path):
+    """Nothing but the name in adapter_config.json tells them apart; the file may be right all the same, so the work goes on."""
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    done = run("--model", str(folder), *adapters(folder), "--limit", "2", "--rounds", "1", "--max-new", "5")
+    assert done.returncode == 0 and "note" not in done.stderr
+    done = run("--model", str(other), *adapters(folder), "--limit", "2", "--rounds", "1", "--max-new", "5")
+    assert done.returncode == 0 and f"was trained on {folder}; is {other} the same base?" in done.stderr
 
 
 @pytest.fixture(scope="module")

@@ -60,6 +60,9 @@ def test_questions_and_rules_reach_the_prompt_as_they_are(odd):
 def test_targets_are_the_rules_or_the_solution_with_its_answer():
     row = dict(rationale="1+1=2", answer="2", knowledge=["Add.", "Then stop."])
     assert [lorid.target(role, row) for role in ("ir", "kg", "dr")] == ["1+1=2\n--> 2 END", "Add.\nThen stop.", "1+1=2\n--> 2 END"]
+    for stated in ("So $1+1=\\boxed{2}$.", "1+1=2\nThe answer is: 2"):  # as in MATH: nothing is said twice, but other answers in between count not
+        assert lorid.target("dr", row | dict(rationale=stated)) == stated
+        assert lorid.target("dr", row | dict(rationale=stated, answer="3")) == stated + "\n--> 3 END"
 
 
 @pytest.mark.parametrize("answer", ["2", "-2", "1,000", "$5", "\\frac{1}{2}", "(1, 2)", "x^2 + 1", "12 apples", "THE END OF MAY", "\\{1, 2\\}"])

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 import data
+import lora
 import lorid
 from conftest import edit_json
-from model import (TEMPLATES, KVCache, Tokenizer, byte_alphabet, load_model, pick_device, read_config, read_safetensors, read_weights,
+from model import (TEMPLATES, KVCache, Tokenizer, byte_alphabet, load_model, pack, pick_device, read_config, read_safetensors, read_weights,
                    write_safetensors, write_whole)
 
 
@@ -163,6 +164,34 @@ def test_bf16_decoding_is_as_near_to_float32_as_transformers_is(make_base):
     rounded = type(hf).from_pretrained(folder, dtype=torch.bfloat16)
     theirs = (rounded(ids).logits.float() - exact).abs().mean()
     assert (our_logits(folder, ids, torch.bfloat16) - exact).abs().mean() <= 1.1 * theirs
+
+
+@pytest.mark.parametrize("family, tied", [("qwen2", False), ("llama", True)])
+def test_packed_layers_say_what_they_said_before(make_base, family, tied):
+    """With and without biases; a tied head is packed, its embedding is not; adapters on top, and both ways to call the model."""
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("this CPU has no bfloat16 kernels")
+    folder, _ = make_base(family, tie_word_embeddings=tied)
+    torch.manual_seed(0)
+    lora.inject(model := load_model(folder, dtype=torch.float32), ["q_proj", "down_proj"], {"ir": (3, 2.0)})
+    for _, layer in lora.layers(model):
+        torch.nn.init.normal_(layer.B)
+    lora.save_adapter(model, "ir", folder / "ir", folder)
+    said = []
+    for prepare in (lambda model: model, pack):
+        lora.stack(model := load_model(folder, dtype=torch.bfloat16), {"ir": folder / "ir"})
+        assert prepare(model) is model
+        lora.switch(model, ["ir", None, "ir"])
+        cache = KVCache(model.config, 3, torch.bfloat16, "cpu")
+        cache.reserve(21)
+        with torch.inference_mode():
+            said.append([model.logits(model(some_ids(3, 20), cache, torch.arange(3))),
+                         model.logits(model(some_ids(3, 1), cache, positions=torch.tensor([20, 7, 3]), used=21))])
+    linears = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
+    assert len(linears) == 3 * 7 + 1 and all(linear.weight.is_mkldnn for linear in linears) and not model.model.embed_tokens.weight.is_mkldnn
+    for plain, packed in zip(*said):
+        torch.testing.assert_close(packed, plain, atol=0.02, rtol=0.02)  # sums in another order, rounded to bfloat16
+        assert (packed - plain).abs().mean() < 2e-3 < plain.abs().mean()
 
 
 def test_a_loaded_model_is_frozen_and_in_evaluation_mode(make_base):

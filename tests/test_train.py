@@ -26,7 +26,7 @@ def examples_of(n, seed=0, vocab=97):
 
 
 def settings(**changes):
-    return argparse.Namespace(**dict(lr=1e-2, weight_decay=0.01, warmup=0.3, clip=0.5, budget=100) | changes)
+    return argparse.Namespace(**dict(lr=1e-2, weight_decay=0.01, warmup=0.3, beta2=0.9, clip=0.5, budget=100) | changes)
 
 
 def oracle_loss(hf, examples):
@@ -76,7 +76,7 @@ def test_training_equals_peft(make_base, capsys):
     train.fit(model, parameters, iter(batches), steps, args)
 
     trained = [p for p in theirs.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=args.lr, weight_decay=args.weight_decay, betas=(0.9, 0.95))
+    optimizer = torch.optim.AdamW(trained, lr=args.lr, weight_decay=args.weight_decay, betas=(0.9, args.beta2))
     warmup = round(args.warmup * steps)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: (t + 1) / warmup if t < warmup else (1 + math.cos(math.pi * (t - warmup) / (steps - warmup))) / 2)
     losses = []
@@ -218,7 +218,7 @@ def test_the_paper_preset_sets_what_is_not_given_and_says_so(tmp_path):
     done = run("--role", "ir", "--preset", "paper", "--steps", "1", "--rank", "8", "--batch", "2", "--examples", "40", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("preset paper: rank 8, alpha 1024, targets q_proj,v_proj, dropout 0.1, epochs 5, batch 2, lr 5e-05, warmup 0.03, "
-                                  "weight-decay 0.0, clip 1.0, dtype bfloat16\n")
+                                  "weight-decay 0.0, beta2 0.999, clip 1.0, dtype bfloat16\n")
     config = json.loads((tmp_path / "tiny" / "ir" / "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"], config["lora_dropout"], sorted(config["target_modules"])) == (8, 1024, 0.1, ["q_proj", "v_proj"])
     assert train.PAPER["rank"] == 512 and "learning rate 5e-05" in done.stdout and "bfloat16 on cpu" in done.stdout

@@ -209,7 +209,7 @@ class Attention(nn.Module):
         G = self.H // self.K  # the G query heads of a group read the same keys
         q = (q / math.sqrt(D)).reshape(B, self.K, G * T, D)
         # The same products either way, but turning few queries is three times faster on a CPU than turning many keys.
-        scores = q @ k.transpose(2, 3) if T > 1 else (k @ q.transpose(2, 3)).transpose(2, 3)  # (B, K, G T, S)
+        scores = q @ k.transpose(2, 3) if T > 1 else (k @ q.transpose(2, 3)).transpose(2, 3).contiguous()  # (B, K, G T, S)
         scores += hide.repeat(1, G, 1)[:, None]
         return (scores.softmax(-1) @ v).view(B, self.H, T, D)
 

@@ -41,7 +41,7 @@ import lorid
 
 SECTIONS = "train", "sample", "roles", "vote", "start", "tokenizer", "limit", "scale"
 PAPER = dict(temperature=1.5, top_k=50, top_p=0.9)  # how the paper samples,
-TOY = dict(temperature=0.3, top_k=50, top_p=0.9)    # and how infer.py does
+TOY = dict(temperature=0.6, top_k=50, top_p=0.9)    # and how infer.py does: tiny/ in float32
 RANK, TARGETS = 64, ["q_proj", "v_proj"]
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -53,7 +53,7 @@ def ours(a):
     import torch
     from model import Tokenizer, load_model
     torch.manual_seed(0)
-    return load_model(a.model, "cpu", torch.bfloat16), Tokenizer(a.model)
+    return load_model(a.model, "cpu", getattr(torch, a.dtype)), Tokenizer(a.model)
 
 
 def peer(a, roles=("ir",), trainable=False):
@@ -63,7 +63,7 @@ def peer(a, roles=("ir",), trainable=False):
 
     from model import Tokenizer
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_pretrained(a.model, dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_pretrained(a.model, dtype=getattr(torch, a.dtype))
     model = PeftModel.from_pretrained(model, f"{a.adapters}/{roles[0]}", adapter_name=roles[0], is_trainable=trainable)
     for role in roles[1:]:
         model.load_adapter(f"{a.adapters}/{role}", adapter_name=role)
@@ -111,7 +111,7 @@ def train_ours(a):
     steps = steps_of(a, tokenizer)
     clocked = (times.append(time.time()) or step for step in steps)  # fit draws a batch when it begins a step
     with contextlib.redirect_stdout(said):
-        train.fit(model, parameters, clocked, len(steps), SimpleNamespace(lr=5e-5, weight_decay=0.0, warmup=0.0, beta2=0.95, clip=1.0, budget=2048))
+        train.fit(model, parameters, clocked, len(steps), SimpleNamespace(lr=5e-5, weight_decay=0.0, warmup=0.0, beta2=0.95, clip=1.0, budget=1024))
     return figures(steps, times, [float(loss) for loss in re.findall(r"loss ([\d.]+)", said.getvalue())])
 
 
@@ -144,8 +144,10 @@ def sample_ours(a):
     """The engine as infer.py runs it, each text a.new tokens long; a.roles take turns over the same prompts."""
     import lora
     from infer import Engine
+    from model import pack
     model, tokenizer = ours(a)
     lora.stack(model, {role: f"{a.adapters}/{role}" for role in a.roles})
+    pack(model)
     tokenizer.eos_ids = []  # nothing ends a text but its length
     engine, reading = Engine(model, tokenizer, a.batch, 4, **PAPER), []
     prompts = [lorid.prompt("ir", row["question"]) for row in data.read_rows(a.data)[:a.batch]]
@@ -287,7 +289,7 @@ def rate(figures):
 def bench(sections, model, rows, trained, quick, folder):
     """Yields the lines of the table: (what, ours, the other's, their ratio, what it should be, whether that is at most or at least)."""
     repeats, new, both = 1 if quick else 3, 32 if quick else 128, (("ours", {}), ("peer", {}))
-    common = dict(model=model, data=rows, adapters=folder, examples=None, dropout=0.1, batch=16, steps=3 if quick else 5, new=new, roles=["ir"])
+    common = dict(model=model, data=rows, adapters=folder, dtype="bfloat16", examples=None, dropout=0.1, batch=16, steps=3 if quick else 5, new=new, roles=["ir"])
     if {"train", "sample", "roles", "limit"} & set(sections):
         turn("make", "adapters", **common)
     if "train" in sections:
@@ -304,7 +306,7 @@ def bench(sections, model, rows, trained, quick, folder):
         yield "three roles, one role: new tokens/s", rate(three), rate(one), rate(three) / rate(one), 0.8, "at least"
         yield "weights and adapters, MB", three["bytes"] / 2**20, one["bytes"] / 2**20, three["bytes"] / one["bytes"], 1.1, "at most"
         yield "peak MB", three["peak"], one["peak"], three["peak"] / one["peak"], 1.1, "at most"
-    toy = dict(model=str(ROOT / "tiny"), adapters=trained or f"{folder}/tiny", rows=64, new=256, conversation="vote", questions=16)
+    toy = dict(model=str(ROOT / "tiny"), adapters=trained or f"{folder}/tiny", dtype="float32", rows=64, new=256, conversation="vote", questions=16)
     if "vote" in sections:
         if not trained:
             subprocess.run([sys.executable, "train.py", "--out", folder], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)

@@ -786,6 +786,7 @@ MATH = "algebra counting_and_probability geometry intermediate_algebra number_th
 WANTED = re.compile(r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|model\.safetensors\.index|adapter_config)\.json"
                     r"|(model(-\d+-of-\d+)?|adapter_model)\.safetensors")
 TIMEOUT = 10, 60  # seconds until a connection stands, and of silence until it is given up
+MOST = 50_000_000  # bytes of a reply that is no file
 CLOSED = ("is not open to you: if the name is right, it is private or gated; have access granted on its page, and put a token that may "
           "read it into HF_TOKEN")  # the hub says 401 of a name that it does not know, too
 
@@ -869,16 +870,17 @@ class Hub:
                     status = reply.status_code
                     if status in (200, 206, 416):
                         return take(reply)
-                    if status < 500 and status not in (408, 429):
-                        why = {401: CLOSED, 403: CLOSED, 404: "does not exist"}.get(status, "is refused")
-                        raise ValueError(f"{url} {why} (HTTP status {status}).")
-                    why, wait = f"HTTP status {status}", asked_wait(reply.headers)
             except Again as error:
                 why, wait = str(error), None
+            except ValueError:  # of requests, or of the libraries below
+                raise ValueError(f"{url} is not the address of a server, or redirects to what is none.") from None
             except self.broken as error:
-                if isinstance(error, ValueError):
-                    raise ValueError(f"{url} is not the address of a server.") from None
                 why, wait = "no reply in time" if "Timeout" in type(error).__name__ else "no connection, or a lost one", None
+            else:
+                if status < 500 and status not in (408, 429):
+                    why = {401: CLOSED, 403: CLOSED, 404: "does not exist"}.get(status, "is refused")
+                    raise ValueError(f"{url} {why} (HTTP status {status}).")
+                why, wait = f"HTTP status {status}", asked_wait(reply.headers)
             failures = 0 if have() - start >= 2**20 else failures + 1
             if failures == TRIES:
                 raise ValueError(f"{url} could not be fetched: {why}, {TRIES} times in a row; what has come is kept, try again later.")
@@ -889,8 +891,13 @@ class Hub:
     def ask(self, url, read):
         """What `read` makes of the JSON at url."""
         def take(reply):
+            content = bytearray()
+            for chunk in reply.iter_content(1 << 20):
+                content += chunk
+                if len(content) > MOST:
+                    raise Again("a reply without end")
             try:
-                return read(json.loads(reply.content))
+                return read(json.loads(content))
             except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
                 raise Again("a reply in a form that is not known here") from None
         return self.reach(url, take)
@@ -906,7 +913,7 @@ class Hub:
     def rows(self, repo, config, split):
         """The rows of a set that is there as parquet only: the hub's viewer gives them as JSON, 100 at a time."""
         def read(page):
-            if page.get("partial") or any(entry["truncated_cells"] for entry in page["rows"]):
+            if page.get("partial") or any(e["truncated_cells"] or e["row_idx"] != len(rows) + i for i, e in enumerate(page["rows"])):
                 raise ValueError
             return [page["rows"][0]["row"], *(entry["row"] for entry in page["rows"][1:])], page["num_rows_total"]  # none is an error
         rows, total = [], 1
@@ -944,30 +951,36 @@ class Hub:
         for old in path.parent.glob(f"{path.name}.{'?' * 16}.part"):
             if old != part or old.is_symlink():  # it has changed on the server since, or a link would lead out of the folder
                 old.unlink()
-        try:
-            if whole(path):
-                return
-            for _ in range(2):
-                with open(part, "ab") as file:
-                    if file.tell() < size:
-                        self.reach(url, save, lambda: file.seek(0, os.SEEK_END))
-                    os.fsync(file.fileno())
-                if whole(part):
-                    return os.replace(part, path)
-                part.unlink()
-        except OSError as error:  # the disk is full, most likely
-            raise OSError(f"{part} cannot be written ({error.strerror}); make room, and the same command goes on from there.") from None
+        if whole(path):
+            return
+        for _ in range(2):
+            with open(part, "ab") as file:
+                if file.tell() < size:
+                    self.reach(url, save, lambda: file.seek(0, os.SEEK_END))
+                os.fsync(file.fileno())
+            if whole(part):
+                return os.replace(part, path)
+            part.unlink()
         raise ValueError(f"{url} has come twice with another size or hash than announced; nothing of it is kept.")
 
 
 @contextmanager
 def alone(folder):
-    """One process at a time fills a folder; the others wait."""
+    """One process at a time fills a folder; the others wait. What cannot be written, on a full disk say, is an OSError that names it."""
     import fcntl  # here, because it is not on every system
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / ".lock", "a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+    except OSError as error:  # not all of them know the file
+        raise OSError(f"{folder} cannot be filled ({error}); put that right, and the same command goes on from there.") from None
+
+
+def parse(path):
+    """The rows of a JSON list, or of JSON lines. A generator: what is wrong in there is raised where they are used."""
+    text = path.read_text(encoding="utf-8")
+    yield from json.loads(text) if text.startswith("[") else (json.loads(line) for line in text.split("\n") if line.strip())
 
 
 def download_set(name, folder):
@@ -987,12 +1000,11 @@ def download_set(name, folder):
                 if not known:
                     raise ValueError(f"{hub.url}/datasets/{where} has no {source}; the table SETS in data.py is out of date.")
                 hub.fetch(*known, raw)
-                text = raw.read_text(encoding="utf-8")
-                rows = json.loads(text) if text.startswith("[") else (json.loads(line) for line in text.split("\n") if line.strip())
+                rows = parse(raw)
             try:
                 rows = [convert(i, row) for i, row in enumerate(rows)]
                 good = [row for row in rows if row["question"] and row["rationale"] and row["answer"]]  # no role can learn from others
-            except (ValueError, LookupError, TypeError, AttributeError):
+            except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
                 raise ValueError(f"{where}: the {split} rows are not as data.py knows them; the table SETS is out of date.") from None
             write_whole(path, (json.dumps(row).encode() + b"\n" for row in good))
             raw.unlink(missing_ok=True)
@@ -1012,9 +1024,10 @@ def cached(repo):
     """The folder in the Hugging Face cache of the last commit that was seen of a repository; None if it is not complete there."""
     home = os.environ.get("HF_HOME") or Path("~/.cache/huggingface").expanduser()
     folder = Path(os.environ.get("HF_HUB_CACHE") or Path(home, "hub"), f"models--{repo.replace('/', '--')}")
-    commit = folder / "refs" / "main"
-    snapshot = folder / "snapshots" / (commit.read_text().strip() if commit.is_file() else "none")
-    return snapshot if complete(snapshot) else None
+    head = folder / "refs" / "main"
+    commit = head.read_text().strip() if head.is_file() else "none"
+    snapshot = folder / "snapshots" / commit
+    return snapshot if re.fullmatch("[0-9a-f]{40}", commit) and complete(snapshot) else None
 
 
 def download_model(repo, folder):

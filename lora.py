@@ -16,6 +16,7 @@ import argparse
 import json
 import math
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -170,8 +171,10 @@ def read_adapter(folder):
     if not isinstance(targets, (str, list, type(None))) or not all(isinstance(target, str) for target in targets or ()):
         raise ValueError(f"{path}: target_modules must be a list of names.")
     rank, alpha = c.get("r"), c.get("lora_alpha")
-    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, (int, float)):
-        raise ValueError(f"{path}: r must be a whole number above 0 and lora_alpha a number.")
+    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, (int, float)) or not 0 < alpha < math.inf:
+        raise ValueError(f"{path}: r must be a whole number above 0 and lora_alpha a number above 0.")
+    if c.get("use_rslora") not in (None, True, False):
+        raise ValueError(f"{path}: use_rslora is {c['use_rslora']!r}; it must be true or false.")
     file = folder / "adapter_model.safetensors"
     if not file.is_file():
         raise ValueError(f"{folder} has no adapter_model.safetensors.")
@@ -189,8 +192,9 @@ def read_adapter(folder):
         A, B = pair["A"].shape, pair["B"].shape
         if (len(A), A[:1], len(B), B[1:]) != (2, (rank,), 2, (rank,)):
             raise ValueError(f"{file}: {layer} has an A of {tuple(A)} and a B of {tuple(B)}, adapter_config.json says rank {rank}.")
-    if not weights or not any(pair["B"].any() for pair in weights.values()):
-        raise ValueError(f"{file}: every lora_B is zero or missing: this adapter was never trained.")
+    idle = [layer for layer, pair in weights.items() if not pair["B"].any()]
+    if idle or not weights:
+        raise ValueError(f"{file}: lora_B of {idle[0] if idle else 'every layer'} is zero or missing: it was never trained, or is lost.")
     scale = alpha / math.sqrt(rank) if c.get("use_rslora") else alpha / rank
     return {layer: (pair["A"], pair["B"]) for layer, pair in weights.items()}, rank, scale
 
@@ -210,10 +214,15 @@ def check_whole(folder, pairs, names):
     torn, or from a base with fewer layers."""
     c = read_json(Path(folder) / "adapter_config.json")
     targets = c.get("target_modules") or [path.rpartition(".")[2] for path in pairs]
-    if isinstance(targets, str) or any(c.get(key) for key in ("layers_to_transform", "layers_pattern", "exclude_modules")):
+    if any(c.get(key) for key in ("layers_to_transform", "layers_pattern", "exclude_modules")):
         return  # some layers were left out on purpose
-    wanted = tuple(f".{target}" for target in targets)  # peft's rule: the whole name, or how it ends
-    if missing := [name for name in names if f".{name}".endswith(wanted) and name not in pairs]:
+    if isinstance(targets, list):  # peft's rule: a list holds whole names, or how they end, and a text is a pattern for whole names
+        targets = rf"(.*\.)?({'|'.join(map(re.escape, targets))})"
+    try:
+        missing = [name for name in names if re.fullmatch(targets, name) and name not in pairs]
+    except re.error:
+        raise ValueError(f"{folder}/adapter_config.json: target_modules is {targets!r}, which is no regular expression.") from None
+    if missing:
         raise ValueError(f"{folder}: the adapter has nothing for {missing[0]}; its file is incomplete, or it was trained on another base.")
 
 

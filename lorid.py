@@ -40,25 +40,28 @@ def prompt(role, question, knowledge=""):
 
 STATED = [  # the first kind that occurs wins, and within it the last place; each takes time linear in the text, whatever it is
     re.compile(r"^.*-->(.*?)(?:\bEND\b|$)", re.M),  # as `target` ends
-    re.compile(r"^####(.*)", re.M),                 # GSM8K's own files
-    re.compile(r"^A:(.*)", re.M),                   # GSM8K's sample solutions
+    re.compile(r"^####(.*)\Z", re.M),               # GSM8K's own files; elsewhere than at the end it is a heading
+    re.compile(r"^A:(.*)\Z", re.M),                 # GSM8K's sample solutions
     re.compile(r"^.*[Tt]he answer is:?(.*)", re.M),  # MetaMathQA
 ]
 
 
 def extract_answer(text):
     """The answer that a solution states, as it is written there; None if it states none (a text that was cut short, say).
+    A box in the place or behind it is the answer: "The answer is clear. So it is \\boxed{5}." says 5.
 
     >>> extract_answer("48/2 = 24\\n48+24 = 72\\n--> 72 END")
     '72'
     >>> extract_answer("So it is \\\\boxed{\\\\frac{1}{2}}.")
     '\\\\frac{1}{2}'
     """
+    text = text.rstrip()
     for pattern in STATED:
-        found = [place.strip().rstrip(" .") for place in pattern.findall(text)]
-        found = [place for place in found if place]
+        found = [(place.start(1), place[1].strip().rstrip(" .")) for place in pattern.finditer(text)]
+        found = [(start, answer) for start, answer in found if answer]
         if found:
-            return last_boxed(found[-1]) or found[-1]
+            start, answer = found[-1]
+            return last_boxed(text[start:]) or answer
     return last_boxed(text)
 
 
@@ -223,6 +226,7 @@ SPELLINGS = [(re.compile(pattern), spelling) for pattern, spelling in [
     (r"~|(?<!\\)\\[,:; ()\[\]]|\\(?:left|right|quad|displaystyle)(?![a-z])", " "),  # layout
     (r"\\[dtc]frac(?![a-z])", r"\\frac"),
     (r"\\(?:times|cdot)(?![a-z])", "*"),
+    (r"\\([lgn])eq(?![a-z])", r"\\\1e"),                                             # \leq is \le
     (r"\\(begin|end)\{[pb]matrix\}", r"\\\1 "),
     (r"(?<=\{)\s+|\s+(?=[{}])", ""),
     (r"(\\frac|\\sqrt)\s*([0-9])", r"\1{\2}"),                                       # \frac12 ...
@@ -238,7 +242,7 @@ THOUSANDS = re.compile(r"(?<![0-9.])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])")
 
 def value(text):
     """The canonical form of a text in the grammar. ValueError: it is not."""
-    text = re.sub(r"\s(?:or|and)\s|\\cup", ",", UNIT.sub("", text))
+    text = re.sub(r",?\s(?:or|and)\s|\\cup", ",", UNIT.sub("", text))
     if len({name for _, name in NAME.findall(text)}) > 1:
         raise ValueError("x = 1, y = 2 is no list of two values of one thing")
     text = re.sub(r"([^,;]*)\\pm([^,;]*)", r"\1+\2,\1-\2", NAME.sub(r"\1", text))

@@ -63,23 +63,28 @@ def read_config(folder):
     family = c.get("model_type")
     if family not in ("llama", "mistral", "qwen2"):
         raise ValueError(f"{path}: model_type is {family!r}; this decoder knows llama, mistral and qwen2.")
-    if "quantization_config" in c:
+    if c.get("quantization_config"):
         raise ValueError(f"{path}: the weights are quantised; use the folder of the original model.")
     if c.get("hidden_act", "silu") != "silu" or c.get("mlp_bias"):
         raise ValueError(f"{path}: hidden_act must be silu and mlp_bias false; this decoder's MLP has no other form.")
-    try:
-        C, H, L = c["hidden_size"], c["num_attention_heads"], c["num_hidden_layers"]
-        vocab_size, intermediate_size = c["vocab_size"], c["intermediate_size"]
-    except KeyError as missing:
-        raise ValueError(f"{path}: the key {missing} is missing.") from None
 
     # Newer transformers write one `rope_parameters`; older files have `rope_theta` beside `rope_scaling`.
     rope = c.get("rope_parameters") or c.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
+    if not isinstance(rope, dict):
+        raise ValueError(f"{path}: rope_parameters or rope_scaling is {rope!r}; it must be an object.")
+    needed = ["hidden_size", "num_attention_heads", "num_hidden_layers", "vocab_size", "intermediate_size"]
+    whole = [*needed, "num_key_value_heads", "head_dim", "max_position_embeddings", "sliding_window"]
+    for key in (*whole, "rms_norm_eps", "rope_theta", "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"):
+        value = (c | rope).get(key)
+        good = key not in needed if value is None else isinstance(value, int if key in whole else (int, float)) and value > 0
+        if not good:
+            raise ValueError(f"{path}: {key} is {value!r}; it must be a {'whole ' * (key in whole)}number above 0.")
+    C, H, L = c["hidden_size"], c["num_attention_heads"], c["num_hidden_layers"]
+    kind = rope.get("rope_type") or rope.get("type") or ("default" if rope.keys() <= {"rope_theta"} else None)
     if kind not in ("default", "llama3"):
         raise ValueError(f"{path}: rope scaling of the kind {kind!r} is not built here, only llama3.")
     needs = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings") if kind == "llama3" else ()
-    if lost := [key for key in needs if key not in rope]:
+    if lost := [key for key in needs if rope.get(key) is None]:
         raise ValueError(f"{path}: llama3 rope scaling lacks {' and '.join(lost)}.")
 
     window = c.get("sliding_window", 4096)  # a missing key is not null: null is no window
@@ -87,23 +92,27 @@ def read_config(folder):
         window = None
     first = c.get("max_window_layers", 28) if family == "qwen2" else 0
     kinds = c.get("layer_types") or ["full_attention" if i < first else "sliding_attention" for i in range(L)]
+    if not isinstance(kinds, list) or len(kinds) != L or not all(k in ("full_attention", "sliding_attention") for k in kinds):
+        raise ValueError(f"{path}: layer_types must be a list of full_attention or sliding_attention, one for each of the {L} layers.")
     eos = c.get("eos_token_id")
     if (generation := Path(folder) / "generation_config.json").is_file():
         newer = read_json(generation).get("eos_token_id")
         eos = eos if newer is None else newer
+    eos_ids = eos if isinstance(eos, list) else [] if eos is None else [eos]
+    if not all(isinstance(i, int) for i in eos_ids):
+        raise ValueError(f"{folder}: eos_token_id is {eos!r}; it must be the number of a token or a list of such numbers.")
     return Config(
-        model_type=family, vocab_size=vocab_size, hidden_size=C, intermediate_size=intermediate_size,
+        model_type=family, vocab_size=c["vocab_size"], hidden_size=C, intermediate_size=c["intermediate_size"],
         num_hidden_layers=L, num_attention_heads=H,
         num_key_value_heads=c.get("num_key_value_heads") or (8 if family == "mistral" else H),
-        head_dim=c.get("head_dim") or C // H, rms_norm_eps=c.get("rms_norm_eps", 1e-6),
-        rope_theta=rope.get("rope_theta") or c.get("rope_theta", 10000.0),
-        max_position_embeddings=c.get("max_position_embeddings", 2048),
+        head_dim=c.get("head_dim") or C // H, rms_norm_eps=c.get("rms_norm_eps") or 1e-6,
+        rope_theta=rope.get("rope_theta") or c.get("rope_theta") or 10000.0,
+        max_position_embeddings=c.get("max_position_embeddings") or 2048,
         tie_word_embeddings=c.get("tie_word_embeddings", False),
         qkv_bias=family == "qwen2" or bool(family == "llama" and c.get("attention_bias")),
         o_bias=bool(family == "llama" and c.get("attention_bias")),
         rope_scaling=rope if kind == "llama3" else None,
-        windows=[window if kind == "sliding_attention" else None for kind in kinds],
-        eos_ids=[] if eos is None else [eos] if isinstance(eos, int) else list(eos))
+        windows=[window if kind == "sliding_attention" else None for kind in kinds], eos_ids=eos_ids)
 
 
 def read_json(path):

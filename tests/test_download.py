@@ -161,7 +161,8 @@ def download(monkeypatch, capsys):
 
 
 def process(*arguments, **more):
-    """The command as a process of its own."""
+    """The command as a process of its own, which Ctrl-C stops even if the tests run where it is ignored, as behind nohup."""
+    more = dict(preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) | more
     return subprocess.Popen([sys.executable, ROOT / "data.py", "download", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
 
 
@@ -291,6 +292,8 @@ def test_a_model_in_the_hugging_face_cache_is_linked_and_a_part_of_one_is_not(se
     assert data.cached("me/toy") is None and data.cached("you/toy") is None
     (cache / "blobs" / sha256(BIG)).write_bytes(BIG)
     (snapshot / "model.safetensors").symlink_to(f"../../blobs/{sha256(BIG)}")
+    Path("models/me/toy").mkdir(parents=True)
+    Path("models/me/toy/config.json").symlink_to("gone")  # left of a cache that was elsewhere
     assert data.model_folder("me/toy") == "models/me/toy"
     assert contents("models/me/toy") == WHOLE and not servers.log
     assert all(path.is_symlink() and path.resolve().parent == cache / "blobs" for path in Path("models/me/toy").glob("*.*") if path.name != ".lock")
@@ -302,6 +305,19 @@ def test_a_model_in_the_hugging_face_cache_is_linked_and_a_part_of_one_is_not(se
     assert not (cache / "blobs" / sha256(BIG)).exists()
 
 
+def test_a_cache_that_points_out_of_itself_is_left_alone(servers, tmp_path):
+    for name, content in WHOLE.items():
+        (tmp_path / "secret").mkdir(exist_ok=True)
+        (tmp_path / "secret" / name).write_bytes(content)
+    cache = tmp_path / "hf" / "hub" / "models--me--toy"
+    for folder in (cache / "refs", cache / "snapshots"):
+        folder.mkdir(parents=True)
+    (cache / "refs" / "main").write_text("../../../../secret")
+    assert data.complete(cache / "snapshots" / "../../../../secret") and data.cached("me/toy") is None
+    data.model_folder("me/toy")
+    assert contents("models/me/toy") == WHOLE and not any(path.is_symlink() for path in Path("models/me/toy").iterdir())
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The token, and what the hub refuses
 
@@ -311,9 +327,16 @@ def test_the_token_goes_to_the_hub_and_to_nobody_else(servers, download, monkeyp
     told = {host: {headers.get("Authorization") for h, _, headers in servers.log if h == host} for host in ("hub", "cdn")}
     assert told == {"hub": {f"Bearer {TOKEN}"}, "cdn": {None}}
     assert not any(TOKEN.encode() in content for content in contents("models/me/toy").values())
-    monkeypatch.setenv("HF_TOKEN", "hf_bad\ntoken")
-    status, said = download("--model", "me/other")
-    assert status == 2 and "HF_TOKEN holds a character" in said and "bad" not in said
+    asked = len(servers.log)
+    for token in ("hf_bad\ntoken", "hf_bad\rtoken", "hf_bad token", "hf_bad\u00e9", "hf_bad\x7f"):
+        monkeypatch.setenv("HF_TOKEN", token)
+        status, said = download("--model", "me/other")
+        assert status == 2 and "HF_TOKEN holds a character" in said and "bad" not in said and len(servers.log) == asked
+
+
+def prefix_of(url):
+    """A hub whose address is how that of another host begins."""
+    return url[:-1]
 
 
 @pytest.mark.parametrize("status, words", [(401, "not open to you"), (403, "HF_TOKEN"), (404, "does not exist"), (400, "is refused")])
@@ -333,6 +356,15 @@ def test_an_endpoint_that_is_none(servers, download, monkeypatch):
         monkeypatch.setenv("HF_ENDPOINT", endpoint)
         status, said = download("--model", "me/toy")
         assert status == 2 and words in said and "Traceback" not in said
+
+
+@pytest.mark.parametrize("location", ["http://[::1", "http://.bad/", "http://127.0.0.1:99999/", "file:///etc/passwd"])
+@pytest.mark.parametrize("part", ["/api/", "/config.json"])
+def test_a_redirect_to_what_is_no_address_is_a_sentence(servers, download, part, location):
+    servers.fate = lambda host, path, n: (302, {"Location": location}) if part in path else None
+    status, said = download("--model", "me/toy")
+    assert status == 2 and "is not the address of a server, or redirects to what is none." in said and f"{servers.url()}/" in said and part in said
+    assert not Path("models/me/toy/config.json").exists() and len(servers.asked(part)) == 1
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -355,6 +387,22 @@ def test_a_server_that_misbehaves_for_a_while_is_asked_again(servers, fate, requ
     data.model_folder("me/toy")
     assert contents("models/me/toy") == WHOLE
     assert len(servers.asked(WEIGHTS, "cdn")) == requests
+
+
+def test_nothing_is_kept_of_a_range_that_was_not_asked_for(servers):
+    """If it was, either a file that is wrong once more would be the second one, or the next request would go on from there."""
+    fates = ["cut 2000000", "wrong", BIG[::-1], None]
+    servers.fate = lambda host, path, n: fates[n] if host == "cdn" else None
+    data.model_folder("me/toy")
+    assert contents("models/me/toy") == WHOLE
+    assert ["Range" in headers for _, _, headers in servers.asked(WEIGHTS, "cdn")] == [False, True, False, False]
+
+
+def test_a_list_without_end_does_not_fill_the_memory(servers, download, monkeypatch):
+    monkeypatch.setattr(data, "MOST", 3_000_000)
+    servers.fate = lambda host, path, n: b"[" + b" " * 30_000_000 + b"]" if path.startswith("/api/") else None
+    status, said = download("--model", "me/toy")
+    assert status == 2 and "a reply without end, 5 times in a row" in said
 
 
 def test_an_answer_without_end_does_not_fill_the_disk(servers):
@@ -381,6 +429,7 @@ def test_a_server_that_falls_silent_is_left_and_asked_again(servers, monkeypatch
 def test_only_what_is_missing_is_asked_for(servers):
     servers.fate = lambda host, path, n: "cut 1200000" if host == "cdn" and n < 2 else None
     data.model_folder("me/toy")
+    assert {headers["Accept-Encoding"] for *_, headers in servers.log} == {"identity"}  # a range of a compressed file would not fit ours
     ranges = [headers.get("Range") for _, _, headers in servers.asked(WEIGHTS, "cdn")]
     starts = [int(text.removeprefix("bytes=").removesuffix("-")) for text in ranges[1:]]
     assert ranges[0] is None and 1_200_000 - 65_536 <= starts[0] <= 1_200_000 < starts[1] <= 2_400_000
@@ -484,9 +533,34 @@ def test_a_full_disk_is_a_sentence_and_the_part_is_kept(servers):
     full = 1_500_000
     run = process("--model", "me/toy", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (full, full)))
     _, err = run.communicate(timeout=600)
-    assert run.returncode == 2 and err.endswith("cannot be written (File too large); make room, and the same command goes on from there.\n")
+    assert run.returncode == 2 and err.endswith("models/me/toy cannot be filled ([Errno 27] File too large); put that right, and the same command goes on from there.\n")
     assert "Traceback" not in err and Path(PART).read_bytes() == BIG[:full]
     assert data.model_folder("me/toy") and contents("models/me/toy") == WHOLE
+
+
+def test_a_full_disk_while_a_set_is_written_names_it(servers):
+    packed = lines(*[{"question": "½?" * 10_000, "rationale": "1+1=2", "answer": "2"}] * 10)
+    servers.repos["datasets/LoRID-Math/GSM8K"] = {"train.jsonl": packed, "test.jsonl": packed}
+    limit = len(packed) + 5  # in our file, each ½ takes four bytes more
+    run = process("lorid-gsm8k", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    _, err = run.communicate(timeout=600)
+    assert run.returncode == 2 and "data/lorid-gsm8k cannot be filled ([Errno 27] File too large)" in err and "Traceback" not in err
+    assert sorted(contents("data/lorid-gsm8k")) == ["train.raw"]
+
+
+@pytest.mark.parametrize("name", [".lock", "config.json", Path(PART).name, f"model.safetensors.{'0' * 16}.part"])
+def test_a_folder_where_a_file_belongs_is_named(servers, download, name):
+    Path("models/me/toy", name).mkdir(parents=True)
+    status, said = download("--model", "me/toy")
+    assert status == 2 and "models/me/toy cannot be filled ([Errno 21] Is a directory: " in said and name in said and "make room" not in said
+
+
+def test_certificates_that_are_missing_are_named(servers, download, monkeypatch):
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "nowhere.pem")
+    where, splits, convert = data.SETS["gsm8k"]
+    monkeypatch.setitem(data.SETS, "gsm8k", (f"https{servers.url().removeprefix('http')}/", splits, convert))
+    status, said = download("gsm8k")
+    assert status == 2 and "nowhere.pem" in said and "data/gsm8k cannot be filled" in said and "None" not in said
 
 
 def test_several_processes_fetch_each_file_once(servers):
@@ -513,24 +587,27 @@ def test_who_waits_for_another_process_finds_its_work_done(servers):
 # Sets
 
 def lines(*rows):
-    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
 
 
 def test_gsm8k(servers, download, monkeypatch):
     train = lines({"question": "Ann has 3 bags of 400 pens. How many?", "answer": "She has 3*400=<<3*400=1200>>1200 pens.\nThat is <<1200-0=1200>>1200.\n#### 1,200"},
-                  {"question": "Half of 7?", "answer": "It is 7/2 = <<7/2=3.5>>3.5.\n#### 3.5"})
+                  {"question": "Half\u2028of 7?", "answer": "It is 7/2 = <<7/2=3.5>>3.5.\n#### 3.5"})
     test = lines({"question": "1+1?", "answer": "1+1=<<1+1=2>>2\n#### 2"})
     where, splits, convert = data.SETS["gsm8k"]
     assert where.startswith("https://raw.githubusercontent.com/openai/grade-school-math/") and [name for name, *_ in splits.values()] == ["train.jsonl", "test.jsonl"]
     servers.repos["models/open/gsm"], servers.large = {"train.jsonl": train, "test.jsonl": test}, ()
     splits = {"train": ("train.jsonl", len(train), sha256(train)), "test": ("test.jsonl", len(test), sha256(test))}
-    monkeypatch.setitem(data.SETS, "gsm8k", (f"{servers.url()}/open/gsm/resolve/{COMMIT}/", splits, convert))
+    monkeypatch.setitem(data.SETS, "gsm8k", (f"{servers.url('cdn')}/open/gsm/resolve/{COMMIT}/", splits, convert))
+    monkeypatch.setenv("HF_ENDPOINT", prefix_of(servers.url("cdn")))
+    monkeypatch.setenv("HF_TOKEN", TOKEN)  # it is not for this host
     status, said = download("gsm8k")
+    assert len(servers.log) == 2 and all("Authorization" not in headers for *_, headers in servers.log)
     assert status == 0 and "data/gsm8k/train.jsonl: 2 rows\n" in said and "data/gsm8k/test.jsonl: 1 rows\n" in said
     assert sorted(contents("data/gsm8k")) == ["test.jsonl", "train.jsonl"]
     assert [json.loads(line) for line in Path("data/gsm8k/train.jsonl").read_text().splitlines()] == [
         {"id": 0, "question": "Ann has 3 bags of 400 pens. How many?", "rationale": "She has 3*400=1200 pens.\nThat is 1200.", "answer": "1200"},
-        {"id": 1, "question": "Half of 7?", "rationale": "It is 7/2 = 3.5.", "answer": "3.5"}]
+        {"id": 1, "question": "Half\u2028of 7?", "rationale": "It is 7/2 = 3.5.", "answer": "3.5"}]
     for row in data.read_rows("data/gsm8k/train.jsonl"):
         data.check(row, "ir")
     before = len(servers.log)
@@ -571,7 +648,11 @@ def test_metamath(servers, download):
     assert ids[0] == ids[1] != ids[2] and not any(str(i).isdecimal() for i in ids)
 
 
-def test_math_comes_as_rows_page_by_page(servers, download):
+def test_math_comes_as_rows_page_by_page(servers, download, monkeypatch):
+    monkeypatch.setattr(data, "ROWS", servers.url("cdn") + "/rows")
+    monkeypatch.setenv("HF_ENDPOINT", prefix_of(servers.url("cdn")))
+    monkeypatch.setenv("HF_TOKEN", TOKEN)  # it is not for this host
+
     def problem(config, split, i):
         box = "\\boxed 5" if (config, split, i) == ("algebra", "train", 7) else "nothing" if i == 9 else f"\\boxed{{\\frac{{{i}}}{{7}}}}"
         return dict(problem=f"{config} {split} {i}?", level="Level 3", type=config.title(), solution=f"The answer is not 1, but ${box}$.")
@@ -591,17 +672,22 @@ def test_math_comes_as_rows_page_by_page(servers, download):
     assert [q["offset"] for q in asked if q["config"] == ["geometry"] and q["split"] == ["train"]] == [["0"], ["100"], ["200"]]
 
 
-@pytest.mark.parametrize("page", [{"rows": [], "num_rows_total": 5, "partial": False}, {"rows": [{"row": {}, "truncated_cells": ["solution"]}], "num_rows_total": 1},
-                                  {"rows": [{"row": {}, "truncated_cells": []}], "num_rows_total": 1, "partial": True}, {"error": "busy"}])
+def page_of(*rows, total=1, partial=False):
+    return {"rows": [{"row_idx": i, "row": {}, "truncated_cells": truncated} for i, truncated in rows], "num_rows_total": total, "partial": partial}
+
+
+@pytest.mark.parametrize("page", [page_of(total=5), page_of((0, ["solution"])), page_of((0, []), partial=True), {"error": "busy"},
+                                  page_of((0, []), total=2), page_of((0, []), (2, []), total=3)])  # the first row for ever; a gap
 def test_rows_that_are_not_all_there_make_no_file(servers, download, page):
     servers.pages = {(config, split): [] for config in data.MATH for split in ("train", "test")}
     servers.fate = lambda host, path, n: json.dumps(page).encode()
     status, said = download("math")
-    assert status == 2 and "in a form that is not known here, 5 times" in said and contents("data/math") == {}
+    assert status == 2 and "in a form that is not known here, 5 times" in said and contents("data/math") == {} and len(servers.log) < 7
 
 
 @pytest.mark.parametrize("content", [b'{"question": "1?"}\n', b'[{"id": 0}]', b"not JSON", b"[1, 2]", b'{"rationale": 3, "question": "1?"}',
-                                     b'{"problem": "1?", "rationale": "so it is 1"}'])
+                                     b'{"problem": "1?", "rationale": "so it is 1"}',
+                                     b"[" * 100_000, b'[{"question": ', b'{"question": "\xff"}'])
 def test_a_set_in_another_form_is_a_sentence_and_no_file(servers, download, content):
     servers.repos["datasets/LoRID-Math/GSM8K"] = {"train.jsonl": content, "test.jsonl": content}
     status, said = download("lorid-gsm8k")

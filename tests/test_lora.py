@@ -4,6 +4,7 @@ import math
 import os
 import sys
 import warnings
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -547,9 +548,29 @@ def test_layers_that_are_named_whole_are_all_there_is(base, tmp_path):
     refusal(lora.stack, load(base), {"ir": tmp_path / "lost"}, names=["model.layers.0.mlp.up_proj"])
 
 
+def test_a_pattern_tells_which_layers_there_are(base, tmp_path):
+    """As peft reads it: a text in target_modules has to match the whole name."""
+    pattern = r"model\.layers\.[01]\..*\.(q|v)_proj"
+    adapter(tmp_path / "a", base, ["q_proj", "v_proj"], 4, 6.0, 0, layers=["0", "1"])
+    edit_json(tmp_path / "a" / "adapter_config.json", target_modules=pattern)
+    model = load(base)
+    lora.stack(model, {"ir": tmp_path / "a"})
+    if find_spec("peft"):
+        from peft import LoraConfig
+        from peft.tuners.tuners_utils import check_target_module_exists
+        config = LoraConfig(target_modules=pattern)
+        names = [name for name, module in load(base).named_modules() if check_target_module_exists(config, name)]
+        assert names == [name for name, _ in lora.layers(model)] and len(names) == 4
+    file = tmp_path / "a" / "adapter_model.safetensors"
+    write_safetensors(file, {name: t for name, t in read_safetensors(file).items() if "layers.1.self_attn.v_proj" not in name})
+    refusal(lora.stack, load(base), {"ir": tmp_path / "a"}, names=[tmp_path / "a", "nothing for model.layers.1.self_attn.v_proj"])
+
+
 @pytest.mark.parametrize("changes, says", [
     (dict(target_modules=5), "target_modules"), (dict(target_modules=[["q_proj"]]), "target_modules"),
     (dict(r=5), "says rank 5"), (dict(r=0), "r must"), (dict(r=...), "r must"), (dict(lora_alpha=None), "lora_alpha"), (dict(lora_alpha="8"), "lora_alpha"),
+    *[(dict(lora_alpha=alpha), "lora_alpha") for alpha in (0, -8, math.nan, math.inf)],
+    (dict(use_rslora="false"), "use_rslora is 'false'"), (dict(target_modules="(q_proj"), "target_modules is '(q_proj'"),
     (dict(use_dora=True), "use_dora"), (dict(fan_in_fan_out=True), "fan_in_fan_out"), (dict(modules_to_save=["lm_head"]), "modules_to_save"),
     (dict(rank_pattern={"q_proj": 8}), "rank_pattern"), (dict(alpha_pattern={"q_proj": 8}), "alpha_pattern"), (dict(lora_bias=True), "lora_bias"),
     (dict(bias="all"), "bias"), (dict(peft_type="IA3"), "IA3"), (dict(peft_type=...), "peft_type"),
@@ -573,14 +594,15 @@ Q0 = "base_model.model.model.layers.0.self_attn.q_proj.lora_"
 
 @pytest.mark.parametrize("change, says", [
     (lambda t: t.pop(Q0 + "A.weight"), "layers.0.self_attn.q_proj"), (lambda t: t.pop(Q0 + "B.weight"), "layers.0.self_attn.q_proj"),
-    (lambda t: [t[name].zero_() for name in t if "lora_B" in name], "zero"), (lambda t: t.clear(), "zero or missing"),
+    (lambda t: [t[name].zero_() for name in t if "lora_B" in name], "zero"), (lambda t: t[Q0 + "B.weight"].zero_(), "layers.0.self_attn.q_proj is zero"),
+    (lambda t: t.clear(), "zero or missing"),
     (lambda t: t.update({Q0 + "A.weight": torch.ones(5, 64)}), "A of (5, 64)"), (lambda t: t.update({Q0 + "B.weight": torch.ones(64, 5)}), "B of (64, 5)"),
     (lambda t: t.update({Q0 + "A.weight": torch.ones(4)}), "layers.0.self_attn.q_proj"), (lambda t: t.update({Q0 + "B.weight": torch.ones(4)}), "layers.0.self_attn.q_proj"),
     (lambda t: t.update({Q0 + "A.weight": torch.tensor(4.0)}), "layers.0.self_attn.q_proj"),
     (lambda t: t.update({Q0 + "magnitude_vector": torch.ones(64)}), "magnitude_vector"), (lambda t: t.update({Q0[:-5] + "bias": torch.ones(64)}), "bias"),
     (lambda t: t.update({"model.layers.0.self_attn.q_proj.lora_A.weight": torch.ones(4, 64)}), "model.layers.0"),
     (lambda t: t.update({Q0.replace("self_attn.q_proj", "input_layernorm") + half: torch.ones(4, 4) for half in ("A.weight", "B.weight")}), "input_layernorm"),
-], ids=["A missing", "B missing", "B all zero", "empty", "A of another rank", "B of another rank", "A flat", "B flat", "A a number", "DoRA", "bias", "no prefix", "on a norm"])
+], ids=["A missing", "B missing", "B all zero", "one B zero", "empty", "A of another rank", "B of another rank", "A flat", "B flat", "A a number", "DoRA", "bias", "no prefix", "on a norm"])
 def test_adapter_tensors_that_do_not_fit_are_refused(base, tmp_path, change, says):
     adapter(tmp_path / "a", base, ["q_proj", "v_proj"], 4, 8, 0)
     file = tmp_path / "a" / "adapter_model.safetensors"

@@ -99,6 +99,13 @@ def test_what_a_target_states_is_found_again(answer):
     ("It is $\\boxed{\\frac{1}{48}}$.The answer is: \\frac{1}{48}", "\\frac{1}{48}"),
     ("The answer is 1/48.The answer is: \\frac{1}{48}", "\\frac{1}{48}"),  # MetaMathQA has both on one line
     ("The answer is $6 \\cdot 20 = \\boxed{120}$.", "120"),
+    ("#### Step 1\nAdd.\n#### Step 2\nSo \\boxed{5}.", "5"),            # headings
+    ("#### Step 1\nAdd.\nThe answer is: 5", "5"),
+    ("#### 72\n\n", "72"),
+    ("A: first\nB: second\nThe answer is: B", "B"),                      # choices
+    ("The answer is clearly positive.\nSo \\boxed{5}.", "5"),            # more is said behind it
+    ("\\boxed{5} is wrong.\nThe answer is 6", "6"),
+    ("f: A --> B is one to one.\nSo \\boxed{5}.", "5"),
     ("\\boxed{1} and \\boxed{2}", "2"),
     ("\\boxed{\\frac{a}{b}}", "\\frac{a}{b}"),
     ("\\boxed{ 7 }", "7"),
@@ -176,6 +183,7 @@ EQUAL = [  # as (a, b); what a person grading would call the same answer
     # lists, in any order
     ("x=1 or x=2", "1, 2"), ("1, 2", "2, 1"), ("1 and 2", "1,2"), ("$x=1$ or $x=2$", "2, 1"), ("1\\text{ or }2", "2\\text{ and }1"), ("x=\\pm 2", "x = 2 or x = -2"), ("\\pm 2", "-2, 2"), ("1 \\pm \\sqrt{2}", "1-\\sqrt2, 1+\\sqrt2"),
     ("\\frac{-1\\pm\\sqrt{5}}{2}", "\\frac{-1-\\sqrt5}{2}, \\frac{\\sqrt5-1}{2}"), ("0, \\pm 1", "1, 0, -1"), ("(1,2), (3,4)", "(3,4) and (1,2)"), ("7,9,12,13", "13, 12, 9, 7"), ("3;4", "4, 3"), ("0.5, \\frac13", "1/3, 1/2"),
+    ("3, 5, and 7", "3,5,7"), ("3, 5, or 7", "7 or 5 or 3"), ("1\\text{, and }2", "1,2"),
     # brackets
     ("(1,2)", "( 1 , 2 )"), ("\\left( -\\frac{1}{4}, -2 \\right)", "(-0.25,-2)"), ("(\\sqrt8,1)", "(2\\sqrt2,1)"), ("\\{1,2\\}", "\\{2, 1\\}"), ("\\{1,1,2\\}", "\\{1,2\\}"), ("{1,2}", "\\{1,2\\}"), ("[0,\\infty)", "\\left[0, \\infty\\right)"),
     ("(-\\infty,1)\\cup(2,\\infty)", "(2,\\infty) \\cup (-\\infty,1)"), ("(100,200)", "(100, 200)"), ("(5)", "5"), ("\\{\\frac12\\}", "\\{0.5\\}"), ("[1,2]", "[1.0,2.0]"), ("(\\sqrt8,2]", "(2\\sqrt2,2]"), ("(0.5,1)∪(2,3)", "(2,3) \\cup (1/2,1)"),
@@ -183,6 +191,7 @@ EQUAL = [  # as (a, b); what a person grading would call the same answer
     # texts
     ("\\text{odd}", "odd"), ("\\text{(C)}", "C"), ("(B)", "B"), ("Yes", "yes."), ("\\text{Evelyn}", "Evelyn"), ("2x+3", "2x + 3"), ("x^{2}+1", "x^2 + 1"), ("x^{10}", "x^10"), ("\\dfrac{x}{2}", "\\frac{x}{2}"), ("\\frac12x", "\\frac{1}{2}x"),
     ("4210_{7}", "4210_7"), ("\\left(x-1\\right)(x+1)", "(x-1)(x+1)"), ("3 \\cdot x", "3 \\times x"), ("y = 2x+3", "y=2x + 3"), ("3:4", "3 : 4"), ("\\$x", "x"), ("1/0", "1 / 0"),
+    ("x \\leq 5", "x\\le5"), ("x \\geq 5", "x \\ge 5"), ("x \\neq 5", "x \\ne 5"),
 ]
 
 UNEQUAL = [  # near misses
@@ -194,7 +203,7 @@ UNEQUAL = [  # near misses
     ("2^3", "6"), ("2^3", "3^2"), ("2^{-1}", "-2"), ("2^{10}", "2^{1}0"), ("-2^2", "4"), ("2^{3^2}", "64"), ("9^9^9", "9^{81}"), ("\\pi", "\\pi^2"), ("2\\pi", "2"), ("\\pi", "p"), ("\\pi", "i"),
     ("5i", "5"), ("i", "1"), ("3+4i", "3-4i"), ("3+4i", "4+3i"), ("\\infty", "-\\infty"), ("(-\\infty,1)", "(\\infty,1)"), ("(-\\infty,1)", "(-\\infty,1]"), ("(0,\\infty)", "[0,\\infty)"),
     ("x=5", "x=6"), ("x=5", "x=-5"), ("x=1, y=2", "1,2"), ("x=1, y=2", "x=2, y=1"), ("x=1 or x=2", "x=1"), ("x=1 or x=2", "x=1 or x=3"), ("2x=5", "5"), ("x+1=5", "5"), ("x^2=5", "5"), ("\\sqrt{x}=5", "5"), ("5+y=3", "8"),
-    ("-x=5", "5"), ("48+24=70", "70"), ("48+24=70", "72"), ("x>5", "x=5"), ("x>5", "x<5"), ("x \\ge 5", "x > 5"), ("x=5", "x \\neq 5"), ("x \\in [0,1]", "(0,1)"), ("(x,y)=(1,2)", "(y,x)=(2,1)"),
+    ("-x=5", "5"), ("48+24=70", "70"), ("48+24=70", "72"), ("x>5", "x=5"), ("x>5", "x<5"), ("x \\ge 5", "x > 5"), ("x \\leq 5", "x \\geq 5"), ("x=5", "x \\neq 5"), ("x \\in [0,1]", "(0,1)"), ("(x,y)=(1,2)", "(y,x)=(2,1)"),
     ("1, 2", "1, 2, 3"), ("1, 1, 2", "1, 2"), ("1, 1, 2", "1, 2, 2"), ("1,2", "1"), ("\\pm 2", "2"), ("1 \\pm 2", "3"), ("\\pm 1 \\pm 2", "3, -3"), ("(\\pm 1, \\pm 2)", "(1,2), (-1,-2)"), ("(1,2),(3,4)", "(1,2,3,4)"), ("(1,2),(3,4)", "(2,1),(3,4)"),
     ("\\{1,2\\}", "\\{1,2,3\\}"), ("\\{5\\}", "5"), ("\\{5\\}", "(5)"), ("[5]", "5"), ("(1,2,3)", "(1,(2,3))"), ("(1,2]", "(1,2)"), ("(1,2", "(1,2)"), ("(1,2))", "(1,2)"), ("2(1,2)", "(1,2)"), ("(1;2)", "(1,2)"),
     ("\\begin{pmatrix}1&2\\end{pmatrix}", "\\begin{pmatrix}1\\\\2\\end{pmatrix}"), ("\\begin{pmatrix}1\\\\2\\end{pmatrix}", "\\begin{pmatrix}2\\\\1\\end{pmatrix}"), ("\\begin{pmatrix}1\\\\2\\end{pmatrix}", "(1,2)"),
@@ -271,19 +280,25 @@ LONG = ["9", "0", "9,", "1,000,", "9.", ".", "1/", " ", "\n", "\t", "a", "a ", "
 
 
 def test_no_text_takes_long():
-    """Of 100,000 characters or just of the most that the parser takes, whole and with a stranger at either end. What is quadratic would take
-    minutes; in processor time, so that a busy machine does not matter. The worst was 20 milliseconds when this was written."""
-    slowest = (0, "")
+    """At most 50 milliseconds, of 100,000 characters or just of the most that the parser takes, whole and with a stranger at either end. In
+    processor time, and the best of five, so that a busy machine does not matter; the worst was 20 milliseconds when this was written."""
+    def cost(call, text):
+        best = math.inf
+        for _ in range(5):
+            started = time.process_time()
+            call(text)
+            best = min(best, time.process_time() - started)
+            if best < 0.03:
+                break
+        return best, call.__name__, text[:30]
+    slowest = (0, "", "")
     for piece in LONG:
         for size in (100_000, lorid.LONGEST):
             most = (piece * size)[:size - 1]
             for text in (most, "1" + most, most + "!", "x" + most[:-1] + "1"):
-                started = time.process_time()
-                canonical(text)
-                for said in (text, f"--> {text} END", f"The answer is: {text}", f"\\boxed{{{text}}}"):
-                    extract_answer(said)
-                slowest = max(slowest, (time.process_time() - started, text[:30]))
-    assert slowest[0] < 2, slowest
+                said = (text, f"--> {text} END", f"#### {text}", f"The answer is: {text}", f"\\boxed{{{text}}}")
+                slowest = max(slowest, cost(canonical, text), *(cost(extract_answer, solution) for solution in said))
+    assert slowest[0] < 0.05, slowest
 
 
 def test_numbers_are_exact():

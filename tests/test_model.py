@@ -338,6 +338,16 @@ def refusal(call, *args, names=(), **kwargs):
     (dict(rope_parameters={k: v for k, v in LLAMA3.items() if k != "low_freq_factor"}), "low_freq_factor"),
     (dict(hidden_act="gelu"), "hidden_act"), (dict(mlp_bias=True), "mlp_bias"),
     *[({key: ...}, key) for key in ("hidden_size", "num_attention_heads", "num_hidden_layers", "vocab_size", "intermediate_size")],
+    *[({key: value}, f"{key} is {value!r}") for key, value in dict(
+        hidden_size="64", num_attention_heads=0, num_hidden_layers=2.5, vocab_size=None, intermediate_size=[112], num_key_value_heads="2", head_dim=-16,
+        max_position_embeddings="2048", rms_norm_eps="1e-3").items()],
+    (dict(num_attention_heads="4"), "num_attention_heads is '4'"),
+    (dict(rope_parameters=..., rope_theta="500"), "rope_theta is '500'"), (dict(rope_parameters=LLAMA3 | {"factor": "8"}), "factor is '8'"),
+    (dict(rope_parameters=LLAMA3 | {"factor": None}), "lacks factor"),
+    (dict(rope_parameters=..., rope_scaling="linear"), "'linear'"), (dict(rope_parameters=[2.0]), "[2.0]"),
+    (dict(rope_parameters=..., rope_scaling={"factor": 2.0}), "None"),
+    (dict(layer_types=5), "layer_types"), (dict(layer_types=["full_attention"] * 2), "3 layers"),
+    (dict(layer_types=["chunked_attention", "full_attention", "full_attention"]), "layer_types"), (dict(layer_types=[[]] * 3), "layer_types"),
 ], ids=str)
 def test_a_config_that_would_be_computed_wrongly_is_refused(make_base, changes, says):
     folder, _ = make_base()
@@ -419,6 +429,19 @@ def test_every_name_of_a_stop_token_is_read(make_base):
         assert read_config(folder).eos_ids == read
     (folder / "generation_config.json").write_text('{"eos_token_id": [5, 6]}')
     assert read_config(folder).eos_ids == [5, 6]
+    for wrong in ("2", [2, "3"], {"id": 2}):
+        edit_json(folder / "generation_config.json", eos_token_id=wrong)
+        refusal(read_config, folder, names=[folder, repr(wrong)])
+
+
+def test_null_is_as_good_as_no_key(make_base):
+    folder, _ = make_base(num_key_value_heads=4)
+    optional = ("quantization_config", "rope_parameters", "rope_scaling", "rope_theta", "rms_norm_eps", "head_dim", "num_key_value_heads", "layer_types",
+                "max_position_embeddings")
+    edit_json(folder / "config.json", **dict.fromkeys(optional, ...))
+    without = read_config(folder)
+    edit_json(folder / "config.json", **dict.fromkeys(optional))
+    assert read_config(folder) == without and (without.rope_theta, without.rms_norm_eps) == (10000.0, 1e-6)
 
 
 @pytest.mark.parametrize("file", ["../x", "../model-00001.safetensors", "..", ".", "", "a/b", "/etc/passwd", 7, None])

@@ -502,17 +502,16 @@ def read_rules(reply):
         raise Again("refused")
     if not content.strip():
         raise Again("empty")
-    found, end = {}, 0
+    rules, end = None, 0
     for brace in re.finditer("{", content):
         with suppress(ValueError, RecursionError):  # not every brace begins an object: prose has sets
             if brace.start() >= end:
                 value, end = json.JSONDecoder().raw_decode(content, brace.start())
-                lists = [value["knowledge"]] if "knowledge" in value else [rules for rules in value.values() if isinstance(rules, list)]
-                if len(lists) == 1 and usable(lists[0]):
-                    found["knowledge" in value] = lists[0]
-    if not found:
+                lists = [value["knowledge"]] if "knowledge" in value else [each for each in value.values() if isinstance(each, list)]
+                rules = lists[0] if len(lists) == 1 and usable(lists[0]) else rules
+    if not rules:
         raise Again("no JSON object with a list of 1 to 12 texts")
-    return [" ".join(rule.split()) for rule in found.get(True) or found[False]]  # a line break would make two rules of one
+    return [" ".join(rule.split()) for rule in rules]  # a line break would make two rules of one
 
 
 def copied(rules, question):
@@ -575,10 +574,9 @@ class Teacher:
         except OSError as error:  # of requests, too; its words are left out, for they may hold anything
             raise Again("no reply in time" if "Timeout" in type(error).__name__ else "no connection, or a lost one") from None
         status, text = response.status_code, str(response.content, "utf-8-sig", "replace")
-        try:
+        reply = text
+        with suppress(ValueError, RecursionError):
             reply = json.loads(text)
-        except (ValueError, RecursionError):
-            reply = text
         if status == 200:
             return reply
         if status >= 500 or (status in (408, 409, 429) and "insufficient_quota" not in text):
@@ -745,7 +743,7 @@ def augment(args):
         raise ValueError(f"--params must leave out {', '.join(sorted(ours))}: a request is a question of ours, and wants one whole reply.")
     if args.map:
         join(rows, read_rows(args.map, joined=True))
-    teacher, done = Teacher(args.url, args.teacher, key, args.params, args.timeout), {}
+    teacher = Teacher(args.url, args.teacher, key, args.params, args.timeout)
     asked = [row for row in rows if args.teacher and not row["knowledge"]]
     for row in asked:
         if not str(row.get("rationale", "")).strip():
@@ -787,9 +785,8 @@ def augment(args):
     copies = [f"{row['where']} has {', '.join(words)}" for row in asked if (words := copied(row["knowledge"], row["question"]))]
     print(f"{len(rows) - failures.total()} of {len(rows)} rows in {out} have knowledge.")
     if failures:
-        print(f"{failures.total()} have none: {'; '.join(f'{n} {why}' for why, n in failures.most_common(9))}. The same "
-              f"command tries these again, other --params (more max_tokens, if cut off) do with --data {out} and a new --out. "
-              "kg and dr refuse them, ir does not mind.")
+        print(f"{failures.total()} have none: {'; '.join(f'{n} {why}' for why, n in failures.most_common(9))}. The same command tries these "
+              f"again; for other --params (max_tokens, if cut off) take --data {out} and a new --out. kg and dr refuse them, ir does not.")
     if unmended:
         print(f"{unmended.total()} second questions failed: {'; '.join(unmended)}. The first rules stay; --strict asks again.")
     if copies:

@@ -205,7 +205,7 @@ def test_the_example_in_the_prompt_keeps_its_own_law():
     ('<think>{"knowledge": ["A draft."]}</think>{"knowledge": ["Add."]}', ["Add."]),
     ('{"knowledge": ["  Add\\nboth. "]}', ["Add both."]), ('{"knowledge": ["Add."], "meta": {"tags": ["x"]}}', ["Add."]),
     ('{"knowledge": ["Add."], "notes": []}', ["Add."]), ('{"knowledge": ["Add."], "steps": ["1"]}', ["Add."]), ('{"steps": ["1"], "knowledge": ["Add."]}', ["Add."]),
-    ('{"knowledge": ["Add."]}\nHope that helps {smile} and {"you": 1}', ["Add."]), ('{"knowledge": ["Add."]} In short: {"steps": ["1"]}', ["Add."]),
+    ('{"knowledge": ["Add."]}\nHope that helps {smile} and {"you": 1}', ["Add."]),
     ('First {"knowledge": ["A draft."]}, no: {"knowledge": ["Add."]}', ["Add."]), ([{"type": "text", "text": '{"knowledge":'}, {"type": "text", "text": ' ["Add."]}'}], ["Add."]),
     ('{"rules": ["Add."], "meta": {"tags": ["x"]}}', ["Add."]),
     (json.dumps({"knowledge": ["Äpfel \u2028 + {x}"]}), ["Äpfel + {x}"]), (json.dumps({"knowledge": ["r"] * 12}), ["r"] * 12),
@@ -343,7 +343,7 @@ def test_rows_that_were_cut_off_can_be_asked_alone_with_more_tokens(serve, raw, 
     server = serve(lambda i, n, body: (200, {}, completion("{", "length")) if i == 1 and body["max_tokens"] < 4000 else good(i, n, body))
     status, said, _ = augment(server, raw(4))
     assert status == 1 and "1 have none: 1 cut off" in said
-    assert f"(more max_tokens, if cut off) do with --data {augment.out} and a new --out" in said
+    assert f"for other --params (max_tokens, if cut off) take --data {augment.out} and a new --out." in said
     server.counts.clear()
     assert augment(server, augment.out, "--params", '{"max_tokens": 4000}', "--out", tmp_path / "again.jsonl")[0] == 0
     assert server.counts == {1: 1} and [row["knowledge"] for row in lines(tmp_path / "again.jsonl")] == [knowledge(i) for i in range(4)]

@@ -23,7 +23,7 @@ import time
 from collections import Counter, namedtuple
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from email.utils import parsedate_to_datetime
+from email.utils import mktime_tz, parsedate_tz
 from pathlib import Path
 
 import lorid
@@ -475,7 +475,7 @@ holds for any problem of its kind. Keep a number only if it is the same in all p
 # Words with a capital that are no names: those that problems and rules begin their sentences with.
 OPENERS = set("""How If The What There Each In On After They It At Then One For When Every This To Two During An Half Three Of While And But
     So Find Their From All By As Before Over Since Once With Some Only Another Both Twice Calculate Determine Let Given Use""".split())
-TRIES, LONGEST = 5, 3600  # requests for a row, where a 429 counts a quarter; seconds that we grant a server which asks for a pause
+TRIES = 5  # requests for a row; one that is answered with 429 counts a quarter
 BACKOFF = 1, 30  # seconds until the next request where the server does not say: at first, and, as it doubles each time, at most
 
 
@@ -484,33 +484,42 @@ class Again(Exception):
     wait, crowded = None, False
 
 
+def usable(rules):
+    return isinstance(rules, list) and 1 <= len(rules) <= 12 and all(isinstance(rule, str) and rule.strip() for rule in rules)
+
+
 def read_rules(reply):
-    """The rules in a chat completion: a JSON object with one list, whatever prose or fence stands before it. Else raises Again."""
+    """The rules in a chat completion, from its last JSON object that has some: "knowledge", or the only list. Else raises Again."""
     try:
         choice = reply["choices"][0]
         ended, refusal, content = choice.get("finish_reason"), choice["message"].get("refusal"), choice["message"].get("content")
+        content = content if isinstance(content, str) else "".join(part.get("text", "") for part in content or [])  # a text in parts
     except (LookupError, TypeError, AttributeError):
-        raise Again("not a chat completion") from None
+        raise Again(f"not a chat completion: {reply}") from None
     if ended == "length":
         raise Again("cut off (finish_reason length)")
     if refusal or ended == "content_filter":
         raise Again("refused")
-    if not isinstance(content, str) or not content.strip():
+    if not content.strip():
         raise Again("empty")
-    for brace in re.finditer("{", content):  # not every brace begins an object: prose has sets, and drafts
-        with suppress(ValueError, RecursionError):
-            lists = [value for value in json.loads(content[brace.start():content.rfind("}") + 1]).values() if isinstance(value, list)]
-            if len(lists) == 1 and 1 <= len(lists[0]) <= 12 and all(isinstance(rule, str) and rule.strip() for rule in lists[0]):
-                return [" ".join(rule.split()) for rule in lists[0]]  # a line break would make two rules of one
-    raise Again("no JSON object with a list of 1 to 12 texts")
+    rules, end = None, 0
+    for brace in re.finditer("{", content):
+        with suppress(ValueError, RecursionError):  # not every brace begins an object: prose has sets
+            if brace.start() >= end:
+                value, end = json.JSONDecoder().raw_decode(content, brace.start())
+                lists = [value["knowledge"]] if "knowledge" in value else [each for each in value.values() if isinstance(each, list)]
+                rules = lists[0] if len(lists) == 1 and usable(lists[0]) else rules
+    if not rules:
+        raise Again("no JSON object with a list of 1 to 12 texts")
+    return [" ".join(rule.split()) for rule in rules]  # a line break would make two rules of one
 
 
 def copied(rules, question):
     """Names and numbers that the rules share with the question, a sign that they tell its story. A guess: some numbers belong in
     a rule (the 2 of an average), and a name is what has a capital and is not a common first word."""
     ours, theirs = ({word.replace(",", "") for word in re.findall(r"\d[\d,]*\.?\d+|\w+", text)} for text in ("\n".join(rules), question))
-    return sorted(word for word in ours & theirs if word[0].isdecimal() or word[0].isupper() and len(word) > 1
-                  and word not in OPENERS and word.lower() not in ours | theirs)
+    names = {word for word in ours & theirs if word[0].isupper() and len(word) > 1} - OPENERS
+    return sorted(word for word in ours & theirs if word[0].isdecimal() or (word in names and word.lower() not in ours | theirs))
 
 
 def asked_wait(headers):
@@ -518,11 +527,12 @@ def asked_wait(headers):
     for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
         value = headers.get(name, "").strip()
         try:
-            wait = float(value) / unit if re.fullmatch(r"\d+(\.\d*)?", value) else parsedate_to_datetime(value).timestamp() - time.time()
+            date = parsedate_tz(value)  # in UTC, if it names no zone
+            wait = mktime_tz(date) - time.time() if date else float(re.fullmatch(r"\d+(\.\d*)?", value)[0]) / unit
         except (ValueError, TypeError, OverflowError):
             continue
         if wait > 0:
-            return min(wait, LONGEST)
+            return min(wait, 3600)  # more is granted to no server
 
 
 class Teacher:
@@ -531,11 +541,11 @@ class Teacher:
 
     def __init__(self, url, model, key="", params={}, timeout=120):
         self.url, self.model, self.key, self.params, self.timeout = f"{url.rstrip('/')}/chat/completions", model, key, params, timeout
-        self.json_mode = {"response_format": {"type": "json_object"}}  # sent along with requests, unless they or the server know better
+        self.json_mode = {"response_format": {"type": "json_object"}}  # sent along until the server refuses it; --params go before
         self.quiet_until, self.trouble, self.stopping = 0, "", threading.Event()
 
     def request(self, row, rules=None):
-        """(key, request): what to ask about a row, and what the journal knows it by. With rules, a first answer that copies: once more."""
+        """(key, request): what the journal knows it by, and what to ask about a row. With rules, a first answer that copies: once more."""
         problem = f"{TEACHER}\nProblem: {row['question'].strip()}\nSolution: {str(row.get('rationale', '')).strip()}"
         messages = [{"role": "user", "content": problem}]
         if rules:
@@ -550,7 +560,8 @@ class Teacher:
         return request
 
     def hide(self, text):
-        """The text without the key, should the server say it back. Keys that short (x, none) are no secrets, but may be words."""
+        """What a server says, without the key and what steers a terminal. Keys that short (x, none) are no secrets, but may be words."""
+        text = re.sub(r"[\s\x00-\x1f\x7f-\x9f]+", " ", text).strip()
         return text.replace(self.key, "[key]") if len(self.key) >= 6 else text
 
     def post(self, session, request):
@@ -558,27 +569,27 @@ class Teacher:
         body, timeouts = self.json_mode | request, (min(10, self.timeout), self.timeout)  # to connect, to read
         try:
             response = session.post(self.url, json=body, auth=self.sign, timeout=timeouts, allow_redirects=False)
-        except ValueError:
-            raise ValueError(f"{self.url} is not the address of a server.") from None
+        except ValueError as error:  # no address of a server, or headers that cannot be understood
+            raise ValueError(f"No reply can be had from {self.url}: {self.hide(str(error))}") from None
         except OSError as error:  # of requests, too; its words are left out, for they may hold anything
             raise Again("no reply in time" if "Timeout" in type(error).__name__ else "no connection, or a lost one") from None
-        status, text = response.status_code, str(response.content, "utf-8", "replace")
-        try:
+        status, text = response.status_code, str(response.content, "utf-8-sig", "replace")
+        reply = text
+        with suppress(ValueError, RecursionError):
             reply = json.loads(text)
-        except (ValueError, RecursionError):
-            reply = text
         if status == 200:
             return reply
-        if status >= 500 or status in (408, 409, 429) and "insufficient_quota" not in text:
+        if status >= 500 or (status in (408, 409, 429) and "insufficient_quota" not in text):
             again = Again(f"HTTP status {status}")
             again.wait, again.crowded = asked_wait(response.headers), status == 429
             raise again
-        if status in (400, 422) and body != request and re.search("response_format|json", text, re.I):
+        if status in (400, 422) and body != request and re.search("response_format|json", text, re.I):  # it was we who added it
             self.json_mode = {}
             raise Again("no JSON mode")
-        for name in ("error", "message"):
+        for name in ("error", "message"):  # {"error": {"message": ...}}, or one of them alone, or any text
             reply = reply.get(name, reply) if isinstance(reply, dict) else reply
-        raise ValueError(f"{self.url} answered with status {status}: {self.hide(' '.join(str(reply).split()))[:500]}")
+        words = str(reply).strip() or response.headers.get("Location") or response.reason or "no word"
+        raise ValueError(f"{self.url} answered with status {status}: {self.hide(words)[:500]}")
 
     def ask(self, session, request):
         """What the journal shall say of a request: the tokens, and the knowledge or why it failed. None if all stops before that."""
@@ -590,11 +601,12 @@ class Teacher:
                 return None
             try:
                 reply = self.post(session, request)
-                with suppress(LookupError, TypeError, ValueError, OverflowError):  # not every server counts
-                    tokens = [n + int(reply["usage"][key]) for n, key in zip(tokens, ("prompt_tokens", "completion_tokens"))]
+                with suppress(LookupError, TypeError, ValueError, OverflowError, AttributeError):  # not every server counts
+                    counts = [int(reply["usage"].get(f"{side}_tokens", 0)) for side in ("prompt", "completion")]
+                    tokens = [n + min(max(0, count), 10**9) for n, count in zip(tokens, counts)]  # nor with sense
                 return {"tokens": tokens, "knowledge": [self.hide(rule) for rule in read_rules(reply)]}
             except Again as error:
-                failure = self.trouble = str(error)
+                failure = self.trouble = self.hide(str(error))[:150]
                 until = time.monotonic() + (error.wait or min(BACKOFF[1], BACKOFF[0] * 2 ** tries))
                 if error.crowded:
                     self.quiet_until = max(self.quiet_until, until)
@@ -603,19 +615,21 @@ class Teacher:
 
 
 def read_journal(file):
-    """{key: entry} of what is done in a journal; what failed is left out, to be asked again. Cuts off a last line torn by a kill."""
+    """{key: entry} of what is done in a journal; what has no rules is left out, to be asked again. Cuts off a last line torn by a kill."""
     file.seek(0)
-    *lines, torn = file.read().split(b"\n")
-    if torn and file.writable():
-        file.truncate(file.tell() - len(torn))
     done = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(file.readlines(), 1):
         try:
             entry = json.loads(line)
-            if entry["key"] and "knowledge" in entry:
+            if entry["key"] and usable(entry.get("knowledge")):
                 done[entry["key"]] = entry
-        except (ValueError, LookupError, TypeError):
-            raise ValueError(f"{file.name}:{number}: damaged; delete this line, and its row will be asked for again.") from None
+            if file.writable() and not line.endswith(b"\n"):
+                file.write(b"\n")  # whole, edited by hand
+        except (ValueError, LookupError, TypeError, RecursionError):
+            if line.endswith(b"\n"):
+                raise ValueError(f"{file.name}:{number}: damaged; delete this line, and its row will be asked for again.") from None
+            if file.writable():
+                file.truncate(file.tell() - len(line))
     return done
 
 
@@ -626,38 +640,39 @@ def price(tokens, prices):
 
 
 def fill_in(rows, teacher, done, strict=False):
-    """Give the rows the knowledge that is done, {key: entry}. Returns {key: request} of what is not asked; if strict, that is also the
-    second question about rows whose rules copy."""
+    """Give the rows the knowledge that is done, {key: entry}. Returns {key: (where, request)} of what is not asked; if strict, that is also
+    the second question about rows whose rules copy."""
     missing = {}
     for row in rows:
-        key, request = teacher.request(row)
-        rules = done.get(key, {}).get("knowledge", [])
-        if rules and copied(rules, row["question"]):
-            key, request = teacher.request(row, rules)
-            rules = done.get(key, {}).get("knowledge", rules)
-        if key not in done and (strict or not rules):
-            missing[key] = request  # a row that is twice in the file is asked for once
-        row["knowledge"] = rules
+        first, request = teacher.request(row)
+        row["knowledge"] = done.get(first, {}).get("knowledge", [])
+        if first not in done:
+            missing[first] = row["where"], request  # a row that is twice in the file is asked for once
+        if copied(row["knowledge"], row["question"]):
+            second, request = teacher.request(row, row["knowledge"])
+            row["knowledge"] = done.get(second, {}).get("knowledge", row["knowledge"])
+            if strict and second not in done:
+                missing[second] = row["where"], request
     return missing
 
 
 def consult(teacher, todo, journal, done, workers=8, prices=None):
-    """Send the requests in todo, {key: request}. What becomes of each goes to the journal, a binary file, and to `done`, when it is known.
-    Ctrl-C waits for what is in flight, which is paid for, a second one does not; both raise KeyboardInterrupt. An error that concerns all
-    requests is raised when those in flight have arrived."""
+    """Send the requests in todo, {key: (where, request)}. As soon as one is answered, or has failed for good, its entry goes to the journal,
+    a binary file, and to `done`. Ctrl-C waits for what is in flight, which is paid for, a second one does not; both raise
+    KeyboardInterrupt. An error that concerns all requests is raised when those in flight have arrived."""
     import requests  # here, because nothing else needs it
-    waiting, replies, errors = iter(list(todo.items())), queue.SimpleQueue(), []
+    waiting, replies, errors = iter(list(todo.items())), queue.SimpleQueue(), []  # a list's iterator gives an item to one thread only
     start = shown = time.monotonic()
     finished, tokens = 0, [0, 0]
 
     def work():
         try:
             with requests.Session() as session:  # keeps its connection from request to request
-                for key, request in waiting:  # one iterator for all workers: a request goes to one of them
+                for key, (where, request) in waiting:
                     if entry := teacher.ask(session, request):
                         replies.put({"key": key} | entry)
         except Exception as error:
-            errors.append(error)
+            errors.append(ValueError(f"Asked about {where}, {error}") if isinstance(error, ValueError) else error)
             teacher.stopping.set()
 
     def enough(*_):
@@ -668,9 +683,9 @@ def consult(teacher, todo, journal, done, workers=8, prices=None):
 
     def show():
         rate = finished / (time.monotonic() - start)
-        left = f"{timedelta(seconds=round((len(todo) - finished) / rate))} left" if rate else "none yet"
+        left = timedelta(seconds=round((len(todo) - finished) / rate)) if rate else "unknown time"
         trouble = f", last trouble: {teacher.trouble}" if teacher.trouble else ""
-        print(f"{finished}/{len(todo)} rows, {rate:.2f} rows/s, {left}, {price(tokens, prices)}{trouble}", file=sys.stderr, flush=True)
+        print(f"{finished}/{len(todo)} rows, {rate:.2f} rows/s, {left} left, {price(tokens, prices)}{trouble}", file=sys.stderr, flush=True)
         os.fsync(journal.fileno())  # not even a power cut loses more than ten seconds
 
     before = signal.signal(signal.SIGINT, enough)
@@ -696,7 +711,6 @@ def consult(teacher, todo, journal, done, workers=8, prices=None):
             teacher.stopping.set()  # also where the disk is full: nothing more is bought
         show()
     if finished < len(todo):
-        print(f"Stopped. What is paid for is kept in {journal.name}: the same command goes on from there.", file=sys.stderr)
         raise errors[0] if errors else KeyboardInterrupt
 
 
@@ -714,13 +728,13 @@ def join(rows, originals):
             if len(fitting) > 1:
                 raise ValueError(f"{row['where']}: the id {row['id']} stands for {len(fitting)} different lists of rules in --map; "
                                  "a type or level in both files would tell which.")
-            row["knowledge"] = list(*fitting)
+            row["knowledge"] = list(fitting.pop()) if fitting else []
 
 
 def augment(args):
-    """Writes args.out, and says what became of it. Returns the exit status: 1 if rows are without knowledge."""
+    """Writes args.out, and says what became of it. Returns the exit status: 1 if rows are without knowledge, or second questions failed."""
     rows, out, key = read_rows(args.data, joined=bool(args.map))[:args.n], Path(args.out), os.environ.get("OPENAI_API_KEY", "").strip()
-    path = out.with_name(out.name + ".journal")
+    path = Path(f"{out}.journal")
     if out.is_dir() or {out.resolve(), path.resolve()} & {Path(source).resolve() for source in (args.data, args.map) if source}:
         raise ValueError(f"--out {out} is a folder, or it or its journal one of the files to be read; give the rows a file of their own.")
     if re.search("[^!-~]", key):
@@ -729,7 +743,7 @@ def augment(args):
         raise ValueError(f"--params must leave out {', '.join(sorted(ours))}: a request is a question of ours, and wants one whole reply.")
     if args.map:
         join(rows, read_rows(args.map, joined=True))
-    teacher, done = Teacher(args.url, args.teacher, key, args.params, args.timeout), {}
+    teacher = Teacher(args.url, args.teacher, key, args.params, args.timeout)
     asked = [row for row in rows if args.teacher and not row["knowledge"]]
     for row in asked:
         if not str(row.get("rationale", "")).strip():
@@ -737,41 +751,47 @@ def augment(args):
 
     if args.dry_run:
         with open(path if path.is_file() else os.devnull, "rb") as journal:
-            todo = fill_in(asked, teacher, read_journal(journal), args.strict)
-        for request in list(todo.values())[:1]:
-            print(f"POST {teacher.url}\n{json.dumps(teacher.json_mode | request, indent=2, ensure_ascii=False)}\n")
-        texts = [request["messages"][0]["content"] for request in todo.values()]
+            todo = [request for _, request in fill_in(asked, teacher, read_journal(journal), args.strict).values()]
+        for request in todo[:1]:
+            print(f"POST {teacher.url}\n{json.dumps(teacher.json_mode | request, indent=2)}\n")
+        texts = [request["messages"][0]["content"] for request in todo]
         answers = [text.rpartition("\nSolution: ")[2] for text in texts]  # the rules are about as long; a token is about 4 letters
         tokens = [sum(map(len, side)) // 4 for side in (texts, answers)]
         print(f"{len(rows)} rows, {len(todo)} to ask for: about {price(tokens, args.prices)}. Nothing was sent.")
         return 0
-    if asked:
-        import fcntl  # here, because it is not on every system
-        if out.exists() and not path.exists():
-            raise ValueError(f"{out} is there already, without its journal {path}; move it away or name another --out.")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "a+b") as journal:
-            try:
-                fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)  # let go by the system when this process ends, however it ends
-            except BlockingIOError:
-                raise ValueError(f"Another run is filling {path}; wait for it, or stop it.") from None
-            done = read_journal(journal)
-            while todo := fill_in(asked, teacher, done, args.strict):  # twice at most: the second questions follow from the first replies
+    import fcntl  # here, because it is not on every system
+    if out.exists() and not path.exists():
+        raise ValueError(f"{out} is there already, without its journal {path}; move it away or name another --out.")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+b") as journal:
+        try:
+            fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)  # let go by the system when this process ends, however it ends
+        except BlockingIOError:
+            raise ValueError(f"Another run is filling {path}; wait for it, or stop it.") from None
+        done = read_journal(journal)
+        try:
+            while todo := fill_in(asked, teacher, done, args.strict):  # if strict, a second time: first replies lead to second questions
                 consult(teacher, todo, journal, done, args.workers, args.prices)
+            from model import write_whole  # here, because it brings torch
+            plain = ({key: value for key, value in row.items() if key != "where" and (key != "answer" or value is not None)} for row in rows)
+            write_whole(out, (json.dumps(row).encode() + b"\n" for row in plain))
+        except BaseException:  # Ctrl-C, an error that concerns all requests, a full disk
+            print(f"Stopped. What is paid for is kept in {path}: the same command goes on from there.", file=sys.stderr)
+            raise
 
-    from model import write_whole  # here, because it brings torch
-    plain = ({key: value for key, value in row.items() if key != "where" and (key, value) != ("answer", None)} for row in rows)
-    write_whole(out, (json.dumps(row).encode() + b"\n" for row in plain))
-    entries = (done.get(teacher.request(row)[0], {}) for row in rows if not row["knowledge"])
-    failures = Counter(entry.get("failed", f"no original in {args.map}") for entry in entries)
+    entries = [(row, done.get(teacher.request(row, row["knowledge"])[0], {})) for row in rows]  # where there are rules, of second questions
+    failures = Counter(entry.get("failed", f"no original in {args.map}") for row, entry in entries if not row["knowledge"])
+    unmended = Counter(entry["failed"] for row, entry in entries if row["knowledge"] and "failed" in entry)
     copies = [f"{row['where']} has {', '.join(words)}" for row in asked if (words := copied(row["knowledge"], row["question"]))]
     print(f"{len(rows) - failures.total()} of {len(rows)} rows in {out} have knowledge.")
     if failures:
-        print(f"{failures.total()} have none: {'; '.join(f'{n} {why}' for why, n in failures.most_common())}. "
-              "The same command asks for these again; kg and dr refuse them, ir does not mind.")
+        print(f"{failures.total()} have none: {'; '.join(f'{n} {why}' for why, n in failures.most_common(9))}. The same command tries these "
+              f"again; for other --params (max_tokens, if cut off) take --data {out} and a new --out. kg and dr refuse them, ir does not.")
+    if unmended:
+        print(f"{unmended.total()} second questions failed: {'; '.join(unmended)}. The first rules stay; --strict asks again.")
     if copies:
         print(f"{len(copies)} have rules that copy a name or number from the question ({copies[0]}).")
-    return 1 if failures else 0
+    return 1 if failures or unmended else 0
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -16,6 +17,7 @@ import threading
 import time
 from collections import Counter
 from email.utils import formatdate
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -147,11 +149,14 @@ def augment(monkeypatch, tmp_path, capsys):
 
 def test_the_request_is_the_prompt_and_one_row_and_the_dry_run_shows_it_without_sending(serve, raw, augment):
     server, source = serve(), raw(3)
-    status, said, rows = augment(server, source, "--dry-run", "--prices", 2.5, 10)
+    status, said, rows = augment(server, source, "--dry-run", "--prices", 1e6, 2e6)
     assert status == 0 and rows is None and not server.bodies and not augment.out.parent.exists()
     assert said.startswith(f"POST {server.url}/chat/completions\n{{") and "3 rows, 3 to ask for" in said and "Nothing was sent." in said
     shown = json.loads(said[said.index("{"):said.rindex("}") + 1])
-    assert augment(server, source, "--workers", 1)[0] == 0
+    counts = [int(n.replace(",", "")) for n in re.search(r"about ([\d,]+) tokens in, ([\d,]+) out, about \$", said).groups()]
+    assert f" out, about ${counts[0] + 2 * counts[1]:.2f}. Nothing" in said and counts[0] > 1000 and counts[1] > 0
+    status, said, _ = augment(server, source, "--workers", 1, "--prices", 1e6, 2e6)
+    assert status == 0 and "300 tokens in, 30 out, about $360.00" in said
     assert server.bodies[0] == shown  # exactly what was sent
     assert set(shown) == {"model", "messages", "max_tokens", "response_format"} and shown["model"] == "wise"
     [message] = shown["messages"]
@@ -159,7 +164,18 @@ def test_the_request_is_the_prompt_and_one_row_and_the_dry_run_shows_it_without_
     assert message["content"].startswith(data.TEACHER) and message["content"].endswith("Story 0: Ann has 20 pens, how many?\nSolution: 20+0 = 20")
     assert {header["Authorization"] for header in server.headers} == {f"Bearer {KEY}"}
     status, said, _ = augment(server, source, "--dry-run")
-    assert "3 rows, 0 to ask for" in said and "POST" not in said
+    assert "3 rows, 0 to ask for" in said and "POST" not in said and "$" not in said
+
+
+def test_a_dry_run_counts_what_the_same_command_would_ask_and_shows_any_text(serve, raw, augment):
+    server = serve(lambda i, n, body: (200, {}, completion('{"knowledge": ["Ann has pens."]}')))
+    source = raw(3)
+    assert augment(server, source)[0] == 0
+    assert "3 rows, 0 to ask for" in augment(server, source, "--dry-run")[1]
+    status, said, _ = augment(server, source, "--dry-run", "--strict")
+    assert "3 rows, 3 to ask for" in said and data.COPIED[:30] in said
+    status, said, _ = augment(server, raw(1, rationale="half \ud83d of a sign"), "--dry-run")
+    assert status == 0 and "half \\ud83d of a sign" in said
 
 
 def test_the_estimate_of_a_dry_run_is_near_the_truth(shared, raw, augment, serve, tokenizer_json):
@@ -188,6 +204,10 @@ def test_the_example_in_the_prompt_keeps_its_own_law():
     ('```json\n{"knowledge": ["Add."]}\n```', ["Add."]), ('Sure! Of {1, 2}: here it is\n{"knowledge": ["Add."]}\nBye.', ["Add."]),
     ('<think>{"knowledge": ["A draft."]}</think>{"knowledge": ["Add."]}', ["Add."]),
     ('{"knowledge": ["  Add\\nboth. "]}', ["Add both."]), ('{"knowledge": ["Add."], "meta": {"tags": ["x"]}}', ["Add."]),
+    ('{"knowledge": ["Add."], "notes": []}', ["Add."]), ('{"knowledge": ["Add."], "steps": ["1"]}', ["Add."]), ('{"steps": ["1"], "knowledge": ["Add."]}', ["Add."]),
+    ('{"knowledge": ["Add."]}\nHope that helps {smile} and {"you": 1}', ["Add."]),
+    ('First {"knowledge": ["A draft."]}, no: {"knowledge": ["Add."]}', ["Add."]), ([{"type": "text", "text": '{"knowledge":'}, {"type": "text", "text": ' ["Add."]}'}], ["Add."]),
+    ('{"rules": ["Add."], "meta": {"tags": ["x"]}}', ["Add."]),
     (json.dumps({"knowledge": ["Äpfel \u2028 + {x}"]}), ["Äpfel + {x}"]), (json.dumps({"knowledge": ["r"] * 12}), ["r"] * 12),
 ])
 def test_rules_are_found_in_fences_and_prose(content, rules):
@@ -200,8 +220,8 @@ def test_rules_are_found_in_fences_and_prose(content, rules):
         '{"knowledge": [null]}', '{"knowledge": [["Add."]]}', '{"knowledge": ["Add."', '{"a": ["x"], "b": ["y"]}', json.dumps({"knowledge": ["r"] * 13}),
         "{" * 50_000, '{"a":' * 3000, '{"a":' + "9" * 5000 + "}", "{}")],
     (completion('{"knowledge": ["Add."]}', "length"), "cut off"), (completion('{"knowledge": ["Add."]}', "content_filter"), "refused"),
-    (completion(None, refusal="I can't."), "refused"), (completion(None), "empty"), (completion("\n "), "empty"), (completion(["x"]), "empty"),
-    *[(reply, "not a chat completion") for reply in (None, 7, "x", [], {}, {"choices": []}, {"choices": None}, {"choices": [None]}, {"choices": [{}]},
+    (completion(None, refusal="I can't."), "refused"), (completion(None), "empty"), (completion("\n "), "empty"), (completion([]), "empty"),
+    *[(reply, "not a chat completion") for reply in (completion(["x"]), completion(7), None, 7, "x", [], {}, {"choices": []}, {"choices": None}, {"choices": [None]}, {"choices": [{}]},
                                                      {"choices": [{"message": None}]}, {"error": {"message": "overloaded"}})],
 ])
 def test_a_reply_without_usable_rules_is_refused_with_its_reason(reply, why):
@@ -238,9 +258,17 @@ def test_the_forms_of_retry_after(headers, wait):
 
 
 @pytest.mark.parametrize("seconds", [30, -30])
-def test_retry_after_as_a_date(seconds):
-    wait = asked_wait({"retry-after": formatdate(time.time() + seconds, usegmt=True)})
-    assert wait is None if seconds < 0 else 27 < wait <= 30
+def test_retry_after_as_a_date(seconds, monkeypatch):
+    monkeypatch.setenv("TZ", "Etc/GMT-5")
+    time.tzset()
+    try:
+        date = formatdate(time.time() + seconds, usegmt=True)
+        for form in (date, date.removesuffix(" GMT"), date.replace("GMT", "-0000"), formatdate(time.time() + seconds, localtime=True)):
+            wait = asked_wait({"retry-after": form})
+            assert wait is None if seconds < 0 else 27 < wait <= 30, form
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -310,6 +338,40 @@ def test_a_row_that_fails_is_reported_used_by_ir_refused_by_kg_and_asked_again_n
     assert server.counts == Counter({i: data.TRIES + 1 if i in (1, 4, 6, 8, 9) else 1 for i in range(12)})
 
 
+def test_rows_that_were_cut_off_can_be_asked_alone_with_more_tokens(serve, raw, augment, tmp_path):
+    """As the sentence at the end says: other --params ask for every row anew, but not for those that have knowledge in --data."""
+    server = serve(lambda i, n, body: (200, {}, completion("{", "length")) if i == 1 and body["max_tokens"] < 4000 else good(i, n, body))
+    status, said, _ = augment(server, raw(4))
+    assert status == 1 and "1 have none: 1 cut off" in said
+    assert f"for other --params (max_tokens, if cut off) take --data {augment.out} and a new --out." in said
+    server.counts.clear()
+    assert augment(server, augment.out, "--params", '{"max_tokens": 4000}', "--out", tmp_path / "again.jsonl")[0] == 0
+    assert server.counts == {1: 1} and [row["knowledge"] for row in lines(tmp_path / "again.jsonl")] == [knowledge(i) for i in range(4)]
+
+
+def test_the_progress_line_shows_rate_time_left_and_cost_during_a_run(serve, raw, augment, monkeypatch):
+    """With a clock that runs 100 times as fast: several of these lines, each right by itself."""
+    monkeypatch.setattr(data, "time", SimpleNamespace(monotonic=lambda: 100 * time.monotonic(), time=time.time))
+    status, said, _ = augment(serve(delay=0.05), raw(40), "--workers", 4, "--prices", 1e6, 2e6)
+    shown = re.findall(r"^(\d+)/40 rows, ([\d.]+) rows/s, (\d+):(\d\d):(\d\d) left, ([\d,]+) tokens in, (\d+) out, about \$([\d.]+)$", said, re.M)
+    assert status == 0 and len(shown) >= 3 and shown[-1][0] == "40" and shown[-1][2:5] == ("0", "00", "00")
+    for done, rate, hours, minutes, seconds, tokens, out, dollars in shown:
+        left = int(hours) * 3600 + int(minutes) * 60 + int(seconds)
+        assert abs(left - (40 - int(done)) / float(rate)) < 2 + 0.02 * left and tokens.replace(",", "") == f"{done}00"
+        assert out == f"{done}0" and float(dollars) == 120 * int(done)
+    assert 0 < int(shown[0][0]) < 40 and 0.05 < float(shown[0][1]) < 4 / 0.05 / 100  # rows/s, by that clock: 4 workers at 50 ms are the most
+
+
+@pytest.mark.parametrize("usage, said", [
+    ({"prompt_tokens": 10 ** 400, "completion_tokens": 5}, f"{10 ** 9:,} tokens in, 5 out"), ({"prompt_tokens": -7, "completion_tokens": 5}, "0 tokens in, 5 out"),
+    ({"completion_tokens": 5}, "0 tokens in, 5 out"), ({"prompt_tokens": 5}, "5 tokens in, 0 out"), (None, "0 tokens in, 0 out"), ([1], "0 tokens in, 0 out"),
+    ({"prompt_tokens": "many", "completion_tokens": []}, "0 tokens in, 0 out")])
+def test_a_server_that_counts_oddly_costs_no_row(serve, raw, augment, usage, said):
+    server = serve(lambda i, n, body: (200, {}, completion('{"knowledge": ["Add."]}') | {"usage": usage}))
+    status, told, rows = augment(server, raw(1), "--prices", 1, 1)
+    assert status == 0 and rows[0]["knowledge"] == ["Add."] and f"left, {said}, about $" in told
+
+
 def test_strict_asks_once_more_where_rules_copy(serve, raw, augment):
     def answer(i, n, body):
         told = len(body["messages"]) == 3
@@ -322,15 +384,17 @@ def test_strict_asks_once_more_where_rules_copy(serve, raw, augment):
     assert status == 0 and "3 have rules that copy" in said and "has 21, Ann" in said and max(server.counts.values()) == 1
     server.counts.clear()  # the same again, strictly: only these three are asked, and only the second question
     status, said, rows = augment(server, source, "--strict")
-    assert status == 0 and server.counts == Counter({1: 1, 2: 1, 3: data.TRIES}) and "2 have rules that copy" in said
+    assert status == 1 and server.counts == Counter({1: 1, 2: 1, 3: data.TRIES}) and "2 have rules that copy" in said and "4 of 4 rows" in said
+    assert "1 second questions failed: no JSON object with a list of 1 to 12 texts. The first rules stay" in said and "have none" not in said
     assert [row["knowledge"] for row in rows] == [knowledge(0), knowledge(1), ["Ann has 22."], ["Ann has 23."]]
     told = [body for body in server.bodies if len(body["messages"]) == 3]
     assert all([m["role"] for m in body["messages"]] == ["user", "assistant", "user"] for body in told)
     assert {body["messages"][2]["content"] for body in told} == {data.COPIED.format(f"{i}, Ann") for i in (21, 22, 23)}
     assert {body["messages"][1]["content"] for body in told} == {json.dumps({"knowledge": [f"Ann has {i}."]}) for i in (21, 22, 23)}
     server.counts.clear()  # what was mended stays so, also if nobody is strict; what was answered is not asked a third time
-    assert augment(server, source)[2] == rows and not server.counts
-    assert augment(server, source, "--strict")[0] == 0 and server.counts == Counter({3: data.TRIES})
+    status, said, made = augment(server, source)
+    assert status == 0 and made == rows and not server.counts and "second" not in said
+    assert augment(server, source, "--strict")[0] == 1 and server.counts == Counter({3: data.TRIES})
     server.counts.clear()
     augment.journal.unlink()
     augment.out.unlink()
@@ -347,7 +411,7 @@ def test_strict_asks_once_more_where_rules_copy(serve, raw, augment):
     (404, b"<html>\n not here </html>", "<html> not here </html>"), (402, {"error": {"message": "Insufficient balance"}}, "Insufficient balance"),
     (429, {"error": {"message": "You exceeded your current quota.", "code": "insufficient_quota"}}, "You exceeded your current quota."),
     (429, {"error": {"message": "You exceeded your current quota.", "type": "insufficient_quota", "code": None}}, "You exceeded your current quota."),
-    (301, {"message": "moved"}, "moved"),
+    (301, {"message": "moved"}, "moved"), (401, b"", "/elsewhere"), (403, b"\x1b[31mNo\x07, \xc2\x9bnever", "[31mNo , never"),
 ])
 def test_an_error_that_concerns_all_stops_at_once_in_the_servers_own_words(serve, raw, augment, status, error, words):
     server, source = serve(lambda i, n, body: (status, {"Location": "/elsewhere"}, error) if i >= 5 else good(i, n, body)), raw(60)
@@ -360,11 +424,36 @@ def test_an_error_that_concerns_all_stops_at_once_in_the_servers_own_words(serve
     assert all(server.counts[i] == 1 for i in range(5))  # what had been paid for was kept
 
 
+@pytest.mark.parametrize("status, headers, words", [
+    (401, {}, "answered with status 401: Unauthorized"), (204, {}, "answered with status 204: No Content"),
+    (307, {"Location": "https://else.where/v1"}, "answered with status 307: https://else.where/v1"),
+    (301, {"Location": "http://[half"}, ""), (200, {"Content-Length": "10, 20"}, "(10, 20)")])
+def test_a_reply_without_words_is_told_by_its_headers(serve, raw, augment, status, headers, words):
+    server = serve(lambda i, n, body: (status, headers, b""))
+    code, said, _ = augment(server, raw(1))
+    assert code == 2 and words in said and not said.endswith(": ") and "Asked about" in said and f"{server.url}/chat/completions" in said
+    assert "is not the address of a server" not in said and ("No reply can be had from" in said) == ("status" not in words)
+
+
+@pytest.mark.parametrize("message", [f"Insufficient credits of {KEY}" + "!" * 999, *("Insufficient credits" + "!" * n + KEY for n in range(60, 100, 8))])
+def test_an_error_object_with_status_200_is_a_reason(serve, raw, augment, message):
+    """Cut where it is long, but not so that a part of the key stays."""
+    server = serve(lambda i, n, body: (200, {}, {"error": {"message": message, "code": 402}}))
+    status, said, _ = augment(server, raw(2))
+    [why] = re.findall(r"2 have none: 2 (not a chat completion: .*Insufficient credits.*)\. The same", said)
+    assert status == 1 and len(why) <= 150 and KEY[:8] not in said and server.counts == Counter({0: data.TRIES, 1: data.TRIES})
+
+
+def test_a_body_may_begin_with_a_byte_order_mark(serve, raw, augment):
+    server = serve(lambda i, n, body: (200, {}, b"\xef\xbb\xbf" + json.dumps(good(i, n, body)[2]).encode()))
+    assert augment(server, raw(1))[2][0]["knowledge"] == knowledge(0) and server.counts == {0: 1}
+
+
 def test_an_error_that_one_worker_meets_stops_the_others(serve, raw, augment):
     """What they have in flight arrives and is kept."""
     server = serve(lambda i, n, body: (401, {}, {"error": "No."}) if i == 5 else good(i, n, body), delay=0.1)
-    code, said, rows = augment(server, raw(90), "--workers", 3)
-    assert code == 2 and rows is None and said.endswith("answered with status 401: No.")
+    code, said, rows = augment(server, source := raw(90), "--workers", 3)
+    assert code == 2 and rows is None and said.endswith(f"Asked about {source}:6, {server.url}/chat/completions answered with status 401: No.")
     assert len(lines(augment.journal)) == sum(server.counts.values()) - 1 < 60
 
 
@@ -376,10 +465,11 @@ def test_json_mode_is_given_up_where_the_server_does_not_know_it(serve, raw, aug
     assert 1 <= sum("response_format" in body for body in server.bodies) <= 4 and len(server.bodies) <= 34
 
 
-def test_a_server_that_refuses_without_json_mode_too_is_tried_once_without(serve, raw, augment):
-    server = serve(lambda i, n, body: (400, {}, {"error": {"message": "response_format or whatever"}}))
+@pytest.mark.parametrize("words, modes", [("response_format or whatever", [True, False]), ("The model wise does not exist.", [True])])
+def test_a_server_that_refuses_without_json_mode_too_is_tried_once_without(serve, raw, augment, words, modes):
+    server = serve(lambda i, n, body: (400, {}, {"error": {"message": words}}))
     status, said, _ = augment(server, raw(5), "--workers", 1)
-    assert status == 2 and "response_format or whatever" in said and ["response_format" in body for body in server.bodies] == [True, False]
+    assert status == 2 and words in said and ["response_format" in body for body in server.bodies] == modes
 
 
 @pytest.mark.parametrize("trouble", [(408, {}, b""), (409, {}, {"error": {"message": "lock"}}), (429, {}, {"error": {"code": "rate_limit_exceeded"}}), (500, {}, b"<html>"),
@@ -411,11 +501,18 @@ def test_waits_grow_and_differ_where_the_server_does_not_say(serve, raw, augment
     augment(server, raw(1))
     gaps = [b - a for a, b in zip(server.times, server.times[1:])]
     assert len(gaps) == 4 and all(gap > wait for gap, wait in zip(gaps, (0.1, 0.2, 0.3, 0.3)))
-    monkeypatch.setattr(data.random, "uniform", lambda low, high: high)  # chance may double a wait, or workers would come back together
+    drawn = []  # chance may double a wait, or workers would come back together
+    monkeypatch.setattr(data.random, "uniform", lambda low, high: drawn.append((low, high)) or high)
     server.times.clear()
     augment(server, raw(1))
     gaps = [b - a for a, b in zip(server.times, server.times[1:])]
-    assert len(gaps) == 4 and max(gaps) > 1.3 * 0.3
+    assert len(gaps) == 4 and all(gap > 2 * wait for gap, wait in zip(gaps, (0.09, 0.19, 0.29, 0.29)))
+    assert len(drawn) >= 4 and all(low == 0 < high for low, high in drawn)
+
+
+def test_other_trouble_than_429_also_waits_as_long_as_the_server_asks(serve, raw, augment):
+    server = serve(lambda i, n, body: (503, {"retry-after-ms": "1500"}, b"") if n == 0 else good(i, n, body))
+    assert augment(server, raw(1))[0] == 0 and server.times[1] - server.times[0] > 1.4
 
 
 @pytest.mark.slow  # a timing: for a machine that has nothing else to do
@@ -442,7 +539,7 @@ def test_nobody_listens_there(serve, raw, augment):
     assert status == 1 and "2 no connection, or a lost one" in said
     server.url = "htp://nowhere"
     status, said, _ = augment(server, raw(2))
-    assert status == 2 and "htp://nowhere/chat/completions is not the address of a server." in said
+    assert status == 2 and "No reply can be had from htp://nowhere/chat/completions: No connection adapters" in said
 
 
 @pytest.mark.parametrize("headers, wait", [({"Retry-After": "2"}, 2), ({"retry-after-ms": "1500"}, 1.5), ("date", 2)])
@@ -619,6 +716,48 @@ def test_ctrl_c_waits_for_what_is_paid_for_and_says_how_to_go_on(serve, raw, tmp
     assert len(server.bodies) == 10 and len(in_journal(journal)) == (10 if times == 1 else 5)
 
 
+def test_ctrl_c_while_the_rows_are_put_together_says_how_to_go_on(serve, raw, augment, monkeypatch, capsys):
+    import model
+    server, source, write = serve(), raw(3), model.write_whole
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(model, "write_whole", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        augment(server, source)
+    assert capsys.readouterr().err.endswith(f"Stopped. What is paid for is kept in {augment.journal}: the same command goes on from there.\n")
+
+    def locked(*args):  # by the same run, until its rows are written
+        with open(augment.journal, "rb") as journal, pytest.raises(BlockingIOError):
+            fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        write(*args)
+    monkeypatch.setattr(model, "write_whole", locked)
+    assert augment(server, source)[0] == 0 and sum(server.counts.values()) == 3 and len(lines(augment.out)) == 3
+
+
+def test_a_full_disk_stops_the_asking_and_the_same_command_goes_on(serve, raw, augment, monkeypatch):
+    server, source = serve(delay=0.02), raw(200)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):  # what the command line makes a sentence and status 2 of
+            augment(server, source, "--workers", 4)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    wait_for(lambda: not any("(work)" in thread.name for thread in threading.enumerate()))
+    kept = in_journal(augment.journal)
+    assert 5 < len(kept) and sum(server.counts.values()) < 60 and not augment.out.exists()
+    assert augment(server, source)[0] == 0 and all(server.counts[i] == 1 for i in kept) and len(lines(augment.out)) == 200
+
+
+def test_a_full_disk_in_words(serve, raw, tmp_path):
+    process = subprocess.run(["sh", "-c", 'ulimit -f 2; exec "$@"', "sh", sys.executable, *command(raw(50), tmp_path / "train.jsonl", "--teacher", "wise", "--url", serve().url)],
+                             cwd=ROOT, env=os.environ | {"OPENAI_API_KEY": KEY}, capture_output=True, text=True)
+    assert process.returncode == 2 and "Traceback" not in process.stderr
+    assert process.stderr.endswith(f"Stopped. What is paid for is kept in {tmp_path / 'train.jsonl.journal'}: the same command goes on from there.\n"
+                                   "data.py: [Errno 27] File too large\n")
+
+
 def test_two_runs_at_once_do_not_both_pay(serve, raw, augment):
     server, source = serve(), raw(3)
     augment.out.parent.mkdir()
@@ -637,11 +776,24 @@ def test_a_torn_line_is_dropped_and_a_damaged_one_named(serve, raw, augment):
         server.counts.clear()
         augment.journal.write_bytes(whole[:-cut - 1])
         assert augment(server, source)[0] == 0 and server.counts == {2: 1} and augment.out.read_bytes() == made and augment.journal.read_bytes() == whole
-    for damaged in (b"\0\0\0", b"[]", b"{}", b"{\"key\": 1"):
+    server.counts.clear()  # a last line that only lacks its line break is whole
+    augment.journal.write_bytes(whole[:-1])
+    assert "0 to ask for" in augment(server, source, "--dry-run")[1] and augment.journal.read_bytes() == whole[:-1]
+    assert augment(server, source)[0] == 0 and not server.counts and augment.journal.read_bytes() == whole
+    entries = lines(augment.journal)
+    for rules in (None, [], [1], ["", "Add."], "Add.", {"Add.": 1}):  # an entry without usable rules is asked for again
+        server.counts.clear()
+        put(augment.journal, [entries[0] | {"knowledge": rules}, *entries[1:]])
+        assert "1 to ask for" in augment(server, source, "--dry-run")[1]
+        assert augment(server, source)[0] == 0 and server.counts == {0: 1} and augment.out.read_bytes() == made
+    for damaged in (b"\0\0\0", b"[]", b"{}", b"7", b"[" * 100_000, b'{"key": [1], "knowledge": ["Add."]}', b"{\"key\": 1"):
         augment.journal.write_bytes(damaged + b"\n" + whole)
         status, said, _ = augment(server, source)
         assert status == 2 and said.startswith(f"{augment.journal}:1: damaged; delete this line")
         assert augment(server, source, "--dry-run")[0] == 2
+    notes = b"These are my notes,\nand no journal"
+    augment.journal.write_bytes(notes)
+    assert augment(server, source)[0] == 2 and augment.journal.read_bytes() == notes
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -660,8 +812,9 @@ def test_what_could_cost_a_file_or_money_is_refused_before_anything_is_sent(serv
     assert status == 2 and f"{source}:2: no \"rationale\"" in said
     status, said, _ = augment(server, source, "--out", source)
     assert status == 2 and "of their own" in said
-    status, said, _ = augment(server, source, "--out", tmp_path)
-    assert status == 2 and "folder" in said
+    for folder in (tmp_path, ".", "/", "", f"{tmp_path}/.."):
+        status, said, _ = augment(server, source, "--out", folder)
+        assert status == 2 and said.startswith(f"--out {Path(folder)} is a folder")
     for params, names in (('{"stream": true}', "stream"), ('{"n": 4, "seed": 1}', "n"), ('{"model": "x", "messages": []}', "messages, model")):
         status, said, _ = augment(server, source, "--params", params)
         assert status == 2 and said.startswith(f"--params must leave out {names}: ")
@@ -669,6 +822,19 @@ def test_what_could_cost_a_file_or_money_is_refused_before_anything_is_sent(serv
     for wrong in (["--params", "[1]"], ["--params", "{"], ["--workers", "0"], ["--teacher", "x", "--prices", "1"]):
         done = subprocess.run([sys.executable, *command(source, augment.out, *wrong)], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 2 and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("teacher", [False, True])
+def test_a_file_that_another_has_written_is_left_alone_also_where_nothing_is_asked(serve, raw, augment, tmp_path, teacher):
+    server, source = serve() if teacher else None, raw(2, knowledge=["Add."])
+    more = [] if teacher else ["--map", put(tmp_path / "originals.jsonl", [{"id": 0, "question": "q", "knowledge": ["Old."]}])]
+    augment.out.parent.mkdir()
+    augment.out.write_text('"mine"\n')
+    status, said, _ = augment(server, source, *more)
+    assert status == 2 and "without its journal" in said and augment.out.read_text() == '"mine"\n' and not augment.journal.exists()
+    augment.out.unlink()
+    for _ in range(2):  # its own output, it may write again
+        assert augment(server, source, *more)[0] == 0 and lines(augment.out)[1]["knowledge"] == ["Add."]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -425,15 +425,21 @@ def render(row, role, tokenizer):
     return asked + said, [0] * len(asked) + [1] * len(said)
 
 
+PASS = 64  # what a pass through a model costs beside its tokens, in tokens
+
+
 def micro_batches(examples, budget):
     """Split examples, tuples that begin with their ids, into groups of similar length, longest first, whose padded size,
-    rows x longest, is at most `budget` tokens. An example longer than the budget goes alone."""
-    groups, longest = [], 0
-    for example in sorted(examples, key=lambda e: -len(e[0])):
-        if not groups or (len(groups[-1]) + 1) * longest > budget:
-            groups.append([])
-            longest = len(example[0])
-        groups[-1].append(example)
+    rows x longest, is at most `budget` tokens. An example longer than the budget goes alone. Of all such splits, this is one that
+    costs least: many small groups cost passes, few large ones padding."""
+    ordered, best = sorted(examples, key=lambda e: -len(e[0])), [(0, 0)]
+    for end in range(1, len(ordered) + 1):  # best[end]: the least that the first `end` of them can cost, and where their last group begins
+        best.append(min((best[start][0] + (end - start) * len(ordered[start][0]) + PASS, start) for start in range(end)
+                        if end - start == 1 or (end - start) * len(ordered[start][0]) <= budget))
+    groups, end = [], len(ordered)
+    while end:
+        start = best[end][1]
+        groups, end = [ordered[start:end]] + groups, start
     return groups
 
 

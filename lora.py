@@ -30,6 +30,13 @@ from model import read_config, read_json, read_safetensors, read_weights, write_
 PREFIX = "base_model.model."  # what peft puts before the name of a module of ours
 
 
+def drop(x, p):
+    """Dropout: each element is 0 with probability p, the others grow to x / (1 - p). On a CPU drawing is what dropout costs: 16 bits an
+    element, four elements a draw, take a quarter of the time of F.dropout."""
+    bits = torch.empty(x.numel() // 4 + 1, dtype=torch.int64, device=x.device).random_(-2**63, None).view(torch.int16)
+    return x.masked_fill(bits[:x.numel()].view(x.shape) < round(p * 2**16) - 2**15, 0) / (1 - p)
+
+
 class LoRALinear(nn.Module):
     """A frozen linear layer and the adapters on it. `adapters`: {name: (rank, alpha / rank)}, stacked in this order."""
 
@@ -49,7 +56,7 @@ class LoRALinear(nn.Module):
         y = self.base(x)
         if self.gate is None:
             return y
-        h = F.dropout(x, self.dropout, self.training) if self.dropout else x
+        h = drop(x, self.dropout) if self.dropout and self.training else x
         h = F.linear(h, self.A.to(x.dtype)) * self.gate  # A and B are kept in float32: in bf16 a small step would be rounded away
         return y + F.linear(h, self.B.to(x.dtype))
 

@@ -1,6 +1,7 @@
 """data.py: rows in or a sentence why not, a toy world that is right and general, splits that share nothing, and exactly the tokens that are learnt."""
 import doctest
 import functools
+import itertools
 import json
 import os
 import random
@@ -590,7 +591,7 @@ def test_a_row_read_from_a_file_without_a_rationale_is_refused_too(rows_of):
             render(row, role, Plain())
 
 
-def test_micro_batches_split_the_examples_under_the_budget_longest_first():
+def test_micro_batches_hold_every_example_once_under_the_budget_longest_first():
     rng = random.Random(0)
     for _ in range(300):
         budget, n = rng.randint(1, 200), rng.randint(0, 40)
@@ -602,8 +603,23 @@ def test_micro_batches_split_the_examples_under_the_budget_longest_first():
         assert all(groups) and all(len(group) == 1 or len(group) * max(len(ids) for ids, _ in group) <= budget for group in groups)
         lengths = [len(ids) for group in groups for ids, _ in group]
         assert lengths == sorted(lengths, reverse=True)
-        for full, following in zip(groups, groups[1:]):  # and no group is closed before it is full
-            assert (len(full) + 1) * len(full[0][0]) > budget and following
+
+
+def test_no_other_split_into_micro_batches_costs_less():
+    """Among all ways to cut a sorted list; a group costs its padded size and PASS."""
+    def cost(groups):
+        return sum(len(group) * len(group[0][0]) + data.PASS for group in groups)
+    rng = random.Random(0)
+    for _ in range(40):
+        examples = sorted(([7] * rng.randint(1, 200), []) for _ in range(rng.randint(1, 9)))[::-1]
+        budget, costs = rng.randint(1, 600), []
+        for cuts in itertools.product((False, True), repeat=len(examples) - 1):
+            groups = [[examples[0]]]
+            for cut, example in zip(cuts, examples[1:]):
+                groups = groups + [[example]] if cut else groups[:-1] + [groups[-1] + [example]]
+            if all(len(group) == 1 or len(group) * len(group[0][0]) <= budget for group in groups):
+                costs.append(cost(groups))
+        assert cost(micro_batches(examples, budget)) == min(costs)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

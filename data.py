@@ -425,16 +425,13 @@ def render(row, role, tokenizer):
     return asked + said, [0] * len(asked) + [1] * len(said)
 
 
-PASS = 64  # what a pass through a model costs beside its tokens, in tokens
-
-
 def micro_batches(examples, budget):
     """Split examples, tuples that begin with their ids, into groups of similar length, longest first, whose padded size,
     rows x longest, is at most `budget` tokens. An example longer than the budget goes alone. Of all such splits, this is one that
-    costs least: many small groups cost passes, few large ones padding."""
+    costs least: few large groups cost padding, and each group costs a pass, as much as a sixteenth of the budget."""
     ordered, best = sorted(examples, key=lambda e: -len(e[0])), [(0, 0)]
     for end in range(1, len(ordered) + 1):  # best[end]: the least that the first `end` of them can cost, and where their last group begins
-        best.append(min((best[start][0] + (end - start) * len(ordered[start][0]) + PASS, start) for start in range(end)
+        best.append(min((best[start][0] + (end - start) * len(ordered[start][0]) + budget // 16, start) for start in range(end)
                         if end - start == 1 or (end - start) * len(ordered[start][0]) <= budget))
     groups, end = [], len(ordered)
     while end:
@@ -829,11 +826,12 @@ def from_lorid(i, row):
 
 
 def from_metamath(i, row):
-    """MetaMathQA's response ends in "The answer is: 72", that to a GSM8K question also in "#### 72" before. Rephrasings of one problem
-    share an id; it is unlike those of GSM8K and MATH, so that `join` cannot take one for the other."""
+    """MetaMathQA's response ends in "The answer is: 72", that to a GSM8K question also in "#### 72" before; as in the authors' rows, MATH's
+    keep it. Rephrasings of one problem share an id; it is unlike those of GSM8K and MATH, so that `join` cannot take one for the other."""
     rationale, _, answer = row["response"].rpartition("The answer is:")
+    rationale = row["response"] if rationale and row["type"].startswith("MATH") else re.sub(r"\n####.*\s*\Z", "", rationale)
     return dict(id="metamath-" + hashlib.sha256(row["original_question"].encode()).hexdigest()[:12], question=row["query"],
-                rationale=re.sub(r"\n####.*\s*\Z", "", rationale).strip(), answer=answer.strip(), source=row["type"])
+                rationale=rationale.strip(), answer=answer.strip(), source=row["type"])
 
 
 def from_math(i, row):

@@ -301,7 +301,8 @@ def main():
     add("--epochs", type=float, default=1, help="passes over the rows (default: 1)")
     add("--steps", type=data.positive, help="optimizer steps (default: as many as the epochs need)")
     add("--batch", type=data.positive, default=32, help="examples per step (default: 32)")
-    add("--budget", type=data.positive, default=1024, help="most tokens in one pass; a step is split to fit, its gradient is the same (default: 1024)")
+    add("--budget", type=data.positive, default=2048, help="most tokens in one pass; a step is split to fit, its gradient is "
+        "the same; larger models are faster with 1024, and need less memory (default: 2048)")
     add("--lr", type=float, default=2e-3, help="peak learning rate; real models want 1e-4 to 5e-4 (default: 2e-3, for the toy base)")
     add("--warmup", type=float, default=0.03, help="share of the steps in which the learning rate rises (default: 0.03)")
     add("--weight-decay", type=float, default=0.0, help="AdamW's weight decay (default: 0)")

@@ -643,7 +643,7 @@ def test_metamath(servers, download):
     assert [(row["question"], row["rationale"], row["answer"], row["source"]) for row in ours] == [
         (known["query"], "A dog has 4 legs.\n2 dogs have 2*4=8 legs.", "8", "GSM_Rephrased"),
         ("2 dogs: what is the number of legs?", "A dog has 4 legs.\n2 dogs have 2*4=8 legs.", "8", "GSM_Rephrased"),
-        (rows[2]["query"], "It is $\\boxed{\\frac{1}{2}}$. The answer is: a guess.", "\\frac{1}{2}", "MATH_AnsAug")]
+        (rows[2]["query"], rows[2]["response"].strip(), "\\frac{1}{2}", "MATH_AnsAug")]
     ids = [row["id"] for row in ours]
     assert ids[0] == ids[1] != ids[2] and not any(str(i).isdecimal() for i in ids)
 

@@ -427,11 +427,12 @@ def render(row, role, tokenizer):
 
 def micro_batches(examples, budget):
     """Split examples, tuples that begin with their ids, into groups of similar length, longest first, whose padded size,
-    rows x longest, is at most `budget` tokens. An example longer than the budget goes alone. Of all such splits, this is one that
-    costs least: few large groups cost padding, and each group costs a pass, as much as a sixteenth of the budget."""
+    rows x longest, is at most `budget` tokens. An example longer than the budget goes alone. Among such splits it takes a
+    cheapest one; a group costs its padded size, and a sixteenth of the budget for the pass itself."""
     ordered, best = sorted(examples, key=lambda e: -len(e[0])), [(0, 0)]
-    for end in range(1, len(ordered) + 1):  # best[end]: the least that the first `end` of them can cost, and where their last group begins
-        best.append(min((best[start][0] + (end - start) * len(ordered[start][0]) + budget // 16, start) for start in range(end)
+    for end in range(1, len(ordered) + 1):  # best[end]: the least cost of the first `end`, the start of their last group
+        most = max(1, budget // max(1, len(ordered[end - 1][0])))  # of the shortest one's length; more cannot fit
+        best.append(min((best[start][0] + (end - start) * len(ordered[start][0]) + budget // 16, start) for start in range(max(0, end - most), end)
                         if end - start == 1 or (end - start) * len(ordered[start][0]) <= budget))
     groups, end = [], len(ordered)
     while end:
@@ -492,7 +493,7 @@ def usable(rules):
 
 
 def read_rules(reply):
-    """The rules in a chat completion, from its last JSON object that has some: "knowledge", or the only list. Else raises Again."""
+    """The rules in a chat completion: of the last JSON object that holds some, under "knowledge" or as its only list. Else raises Again."""
     try:
         choice = reply["choices"][0]
         ended, refusal, content = choice.get("finish_reason"), choice["message"].get("refusal"), choice["message"].get("content")
@@ -544,11 +545,11 @@ class Teacher:
 
     def __init__(self, url, model, key="", params={}, timeout=120):
         self.url, self.model, self.key, self.params, self.timeout = f"{url.rstrip('/')}/chat/completions", model, key, params, timeout
-        self.json_mode = {"response_format": {"type": "json_object"}}  # sent along until the server refuses it; --params go before
+        self.json_mode = {"response_format": {"type": "json_object"}}  # sent along until the server refuses it; one in --params overrides it
         self.quiet_until, self.trouble, self.stopping = 0, "", threading.Event()
 
     def request(self, row, rules=None):
-        """(key, request): what the journal knows it by, and what to ask about a row. With rules, a first answer that copies: once more."""
+        """(key, request): what the journal knows it by, and what to ask about a row. With rules, which copy from the question: to write them again."""
         problem = f"{TEACHER}\nProblem: {row['question'].strip()}\nSolution: {str(row.get('rationale', '')).strip()}"
         messages = [{"role": "user", "content": problem}]
         if rules:
@@ -563,7 +564,7 @@ class Teacher:
         return request
 
     def hide(self, text):
-        """What a server says, without the key and what steers a terminal. Keys that short (x, none) are no secrets, but may be words."""
+        """What a server says, without the key and control characters. A key under 6 letters (x, none) is no secret, but may be a word."""
         text = re.sub(r"[\s\x00-\x1f\x7f-\x9f]+", " ", text).strip()
         return text.replace(self.key, "[key]") if len(self.key) >= 6 else text
 
@@ -573,7 +574,7 @@ class Teacher:
         try:
             response = session.post(self.url, json=body, auth=self.sign, timeout=timeouts, allow_redirects=False)
         except ValueError as error:  # no address of a server, or headers that cannot be understood
-            raise ValueError(f"No reply can be had from {self.url}: {self.hide(str(error))}") from None
+            raise ValueError(f"no reply can be had from {self.url}: {self.hide(str(error))}") from None
         except OSError as error:  # of requests, too; its words are left out, for they may hold anything
             raise Again("no reply in time" if "Timeout" in type(error).__name__ else "no connection, or a lost one") from None
         status, text = response.status_code, str(response.content, "utf-8-sig", "replace")
@@ -606,7 +607,7 @@ class Teacher:
                 reply = self.post(session, request)
                 with suppress(LookupError, TypeError, ValueError, OverflowError, AttributeError):  # not every server counts
                     counts = [int(reply["usage"].get(f"{side}_tokens", 0)) for side in ("prompt", "completion")]
-                    tokens = [n + min(max(0, count), 10**9) for n, count in zip(tokens, counts)]  # nor with sense
+                    tokens = [n + min(max(0, count), 10**9) for n, count in zip(tokens, counts)]  # and some count nonsense
                 return {"tokens": tokens, "knowledge": [self.hide(rule) for rule in read_rules(reply)]}
             except Again as error:
                 failure = self.trouble = self.hide(str(error))[:150]
@@ -627,7 +628,7 @@ def read_journal(file):
             if entry["key"] and usable(entry.get("knowledge")):
                 done[entry["key"]] = entry
             if file.writable() and not line.endswith(b"\n"):
-                file.write(b"\n")  # whole, edited by hand
+                file.write(b"\n")  # a whole line: somebody has edited the file
         except (ValueError, LookupError, TypeError, RecursionError):
             if line.endswith(b"\n"):
                 raise ValueError(f"{file.name}:{number}: damaged; delete this line, and its row will be asked for again.") from None
@@ -831,7 +832,7 @@ def from_metamath(i, row):
     rationale, _, answer = row["response"].rpartition("The answer is:")
     rationale = row["response"] if rationale and row["type"].startswith("MATH") else re.sub(r"\n####.*\s*\Z", "", rationale)
     return dict(id="metamath-" + hashlib.sha256(row["original_question"].encode()).hexdigest()[:12], question=row["query"],
-                rationale=rationale.strip(), answer=answer.strip(), source=row["type"])
+                rationale=rationale.strip(), answer=answer.strip().rstrip(" ."), source=row["type"])
 
 
 def from_math(i, row):

@@ -42,7 +42,7 @@ def sample(logits, luck, temperature, top_k, top_p):
     """
     if temperature == 0:
         return logits.argmax(-1)
-    logits, ids = logits.topk(min(top_k or logits.shape[-1], logits.shape[-1]))  # sorted, the most likely first, at any temperature
+    logits, ids = logits.topk(min(top_k or logits.shape[-1], logits.shape[-1]))  # sorted, the most likely first; only then divided: a tiny temperature could make many of them infinite
     p = (logits / temperature).softmax(-1)
     p = p * (p.cumsum(-1) - p < top_p)  # what stands before a token is below top_p: the first always stays
     upto = p.cumsum(-1)
@@ -53,7 +53,7 @@ def sample(logits, luck, temperature, top_k, top_p):
 # ---------------------------------------------------------------------------------------------------------------------
 # The engine
 
-PROMPT_BUDGET = 2048  # most tokens, padding included, of the prompts that are read in one pass; 8192 takes 1.6 times as long on a CPU
+PROMPT_BUDGET = 2048  # most tokens, padding included, of the prompts that are read in one pass; with 8192, reading takes 1.6 times as long on a CPU
 
 
 @dataclass
@@ -63,7 +63,7 @@ class Text:
     number: int          # which of all the texts that it has asked for
     role: str
     prompt: list[int]
-    key: tuple           # texts of the same key have the same role and prompt
+    key: tuple           # (owner, role, prompt) if what is read of the prompt can be shared, else (owner, number)
     dice: random.Random  # its own
     said: list[int] = field(default_factory=list)  # the tokens written so far
 
@@ -101,8 +101,8 @@ class Engine:
         replies = {}       # owner -> the texts of its present request, None where one is still being written
         waiting = deque()  # texts that have no row yet
         writing = []       # writing[i] is in row i of the cache
-        asked = {}         # owner -> what it asked first; a vote asks it again in every round
-        kept = {}          # the keys and values of such prompts, so that each is read once
+        asked = {}         # owner -> the keys of what it asked first; a vote asks it again in every round
+        kept = {}          # Text.key -> the keys and values of such a prompt, so that it is read once; of about 2 * rows prompts at most
         unopened = deque(range(len(conversations)))
         done = 0
 
@@ -119,11 +119,12 @@ class Engine:
                 return
             replies[owner] = [None] * len(requests)
             outcome = outcomes[owner]
-            asked.setdefault(owner, requests)
+            asked.setdefault(owner, {(owner, *request) for request in requests})
             for role, prompt in requests:
                 # Seeded by question and text, not by row, step or process: results do not depend on what else is being written, or where.
                 dice = random.Random(f"{self.seed} {self.place + owner * self.processes} {len(outcome.tokens)}")
-                key = (owner, role, prompt) if (role, prompt) in asked[owner] else (owner, len(outcome.tokens))
+                key = (owner, role, prompt)
+                key = key if key in asked[owner] else (owner, len(outcome.tokens))
                 waiting.append(Text(owner, len(outcome.tokens), role, self.tokenizer.prompt_ids(prompt), key, dice))
                 outcome.tokens.append(0)
                 outcome.cut.append(False)
@@ -158,18 +159,18 @@ class Engine:
             # Filling one row costs a pass over the weights, as a step of all rows does: wait until an eighth is free, fill all at once.
             if waiting and (not writing or self.rows - len(writing) >= min(len(waiting), self.rows // 8 + 1)):
                 entering = [waiting.popleft() for _ in range(min(len(waiting), self.rows - len(writing)))]
-                unread = {text.key: text for text in entering if text.key not in kept and len(text.prompt) < self.limit}
-                for group in data.micro_batches([(text.prompt, text) for text in unread.values()], PROMPT_BUDGET):
+                fresh = {text.key: text for text in entering if text.key not in kept and len(text.prompt) < self.limit}
+                for group in data.micro_batches([(text.prompt, text) for text in fresh.values()], PROMPT_BUDGET):
                     texts = [text for _, text in group]
                     self.read(texts, len(writing))
                     for text in texts:
-                        if text.key[1:] in asked[text.owner]:
+                        if text.key in asked[text.owner]:
                             kept[text.key] = self.cache.take(len(writing), len(text.prompt))
                         writing.append(text)
                 for text in entering:
                     if len(text.prompt) >= self.limit:
                         finish(text, cut=True)  # no room for an answer: an empty text, counted as cut
-                    elif text is not unread.get(text.key):
+                    elif text is not fresh.get(text.key):  # read before, or just now for a text with the same prompt
                         self.cache.put(len(writing), kept[text.key])
                         writing.append(text)
             elif writing:
@@ -192,7 +193,7 @@ class Engine:
         self.model(ids, self.cache, torch.arange(row, row + len(texts), device=self.model.device))
 
     def step(self, texts):
-        """Feed each text its latest token, at first the last one of its prompt; the logits that follow, (B, V)."""
+        """Feed each text its latest token, a new one the last of its prompt once more; the logits that follow, (B, V)."""
         ids = torch.tensor([(text.said or text.prompt)[-1:] for text in texts], device=self.model.device)  # (B, 1)
         positions = torch.tensor([len(text.prompt) + len(text.said) - 1 for text in texts])
         used = int(positions.max()) + 1
@@ -367,10 +368,11 @@ def load(args):
         dtype = dtype or torch.float32  # a step's products are so small that bfloat16 only costs: tiny/ writes a third more tokens a second
     model = load_model(args.model, device, dtype)
     lora.stack(model, folders)
-    names = {part.rpartition("--")[2] for part in Path(args.model).resolve().parts}  # in the hub's cache a folder is models--OWNER--NAME
-    for folder in folders.values():  # bases of the same shape differ in nothing but their names
+    paths = Path(args.model), Path(args.model).resolve()
+    names = {"", *(part.rpartition("--")[2] for path in paths for part in path.parts)}  # in the hub's cache a folder is models--OWNER--NAME
+    for folder in folders.values():  # bases of one shape cannot be told apart except by name
         base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
-        if base and Path(str(base)).name not in names:
+        if base and Path(str(base)).name not in names and not crew()[0]:
             print(f"infer.py: note: {folder} was trained on {base}; is {args.model} the same base?", file=sys.stderr)
     return Engine(pack(model), Tokenizer(args.model, args.template), args.rows, args.max_new, args.temperature, args.top_k, args.top_p, args.seed)
 

@@ -36,11 +36,11 @@ def prompt(role, question, knowledge=""):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Answers: where a solution states its own, and when two are the same
+# Answers: where a solution states its own, and so what a role is taught to say
 
 STATED = [  # the first kind that occurs wins, and within it the last place; each takes time linear in the text, whatever it is
-    re.compile(r"^.*-->(.*?)(?:\bEND\b|$)", re.M),  # as `target` ends
-    re.compile(r"^####(.*)\Z", re.M),               # GSM8K's own files; elsewhere than at the end it is a heading
+    re.compile(r"^.*-->(.*?)(?:\bEND\b|$)", re.M),  # what we teach, see `target`
+    re.compile(r"^####(.*)\Z", re.M),               # GSM8K's own files; further up, #### begins a heading
     re.compile(r"^A:(.*)\Z", re.M),                 # GSM8K's sample solutions
     re.compile(r"^.*[Tt]he answer is:?(.*)", re.M),  # MetaMathQA
 ]
@@ -48,7 +48,7 @@ STATED = [  # the first kind that occurs wins, and within it the last place; eac
 
 def extract_answer(text):
     """The answer that a solution states, as it is written there; None if it states none (a text that was cut short, say).
-    A box in the place or behind it is the answer: "The answer is clear. So it is \\boxed{5}." says 5.
+    If a box stands in or after that statement, the box counts: "The answer is clear. So it is \\boxed{5}." says 5.
 
     >>> extract_answer("48/2 = 24\\n48+24 = 72\\n--> 72 END")
     '72'
@@ -57,11 +57,11 @@ def extract_answer(text):
     """
     text = text.rstrip()
     for pattern in STATED:
-        found = [(place.start(1), place[1].strip().rstrip(" .")) for place in pattern.finditer(text)]
-        found = [(start, answer) for start, answer in found if answer]
+        found = [(place, place[1].strip().rstrip(" .")) for place in pattern.finditer(text)]
+        found = [(place, answer) for place, answer in found if answer]
         if found:
-            start, answer = found[-1]
-            return last_boxed(text[start:]) or answer
+            place, answer = found[-1]  # END ends it; elsewhere a box may follow
+            return last_boxed(answer if place[0].endswith("END") else text[place.start(1):]) or answer
     return last_boxed(text)
 
 
@@ -77,11 +77,12 @@ def last_boxed(text):
 
 
 def target(role, row):
-    """What a role is taught to say about a training row (a dict with rationale, answer, knowledge: a list of rules)."""
+    """What a role is taught to say about a training row (a dict with rationale, answer, knowledge: a list of rules): the rules, or the
+    solution and its answer, which is added unless the solution states it."""
     if role == "kg":
         return "\n".join(row["knowledge"])
     if extract_answer(row["rationale"]) == row["answer"]:
-        return row["rationale"]  # MATH's solutions state their answer themselves
+        return row["rationale"]  # as MATH's do, in a box
     return f"{row['rationale']}\n--> {row['answer']} END"
 
 

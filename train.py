@@ -39,7 +39,7 @@ PAPER = dict(rank=512, alpha=1024, targets="q_proj,v_proj", dropout=0.1, epochs=
 def summed_loss(model, examples):
     """Cross-entropy summed over the supervised tokens of [(ids, mask), ...], float32. Only positions that must say something meet
     the vocabulary: with a real model the logits of prompts and padding would cost more than all the rest."""
-    T = -(-max(len(ids) for ids, _ in examples) // 8) * 8  # few sizes: memory that was freed can be used again
+    T = -(-max(len(ids) for ids, _ in examples) // 8) * 8  # passes often have the same size, and freed memory fits again
     ids = torch.tensor([i + [0] * (T - len(i)) for i, _ in examples], device=model.device)  # (B, T), right-padded
     mask = torch.tensor([m + [0] * (T - len(m)) for _, m in examples], device=model.device).bool()  # (B, T); padding is not learnt
     learn = mask[:, 1:]
@@ -302,11 +302,11 @@ def main():
     add("--steps", type=data.positive, help="optimizer steps (default: as many as the epochs need)")
     add("--batch", type=data.positive, default=32, help="examples per step (default: 32)")
     add("--budget", type=data.positive, default=2048, help="most tokens in one pass; a step is split to fit, its gradient is "
-        "the same; larger models are faster with 1024, and need less memory (default: 2048)")
+        "the same; less needs less memory, and 1024 is faster for larger models on a CPU (default: 2048)")
     add("--lr", type=float, default=2e-3, help="peak learning rate; real models want 1e-4 to 5e-4 (default: 2e-3, for the toy base)")
     add("--warmup", type=float, default=0.03, help="share of the steps in which the learning rate rises (default: 0.03)")
     add("--weight-decay", type=float, default=0.0, help="AdamW's weight decay (default: 0)")
-    add("--beta2", type=float, default=0.95, help="AdamW's second decay rate (default: 0.95)")
+    add("--beta2", type=float, default=0.95, help="AdamW's beta2: how slowly its average of squared gradients forgets (default: 0.95)")
     add("--clip", type=float, default=1.0, help="largest norm of a gradient (default: 1)")
     add("--seed", type=int, default=0, help="random seed (default: 0)")
     add("--shard", action="store_true", help="under torchrun: each process keeps only its share of the frozen base, for bases too big for one GPU")
@@ -320,6 +320,8 @@ def main():
         parser.error("--role base takes neither --preset nor --shard: both are for adapters.")
     if args.preset:
         args = data.preset(parser, args.preset, PAPER)
+    if not (0 <= args.dropout < 1 and 0 <= args.beta2 < 1):
+        parser.error("--dropout and --beta2 must be at least 0 and below 1.")
     if args.shard and crew()[1] == 1:
         parser.error("--shard shares the base out among processes; start several: torchrun --nproc_per_node=2 train.py ...")
     if args.role == "base":  # read the flags again with pretraining's defaults; those given still count

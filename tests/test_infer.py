@@ -332,6 +332,8 @@ def test_an_adapter_of_another_base_of_the_same_shape_is_noted(folder, tmp_path)
     shutil.copytree(folder, other)
     done = run("--model", str(folder), *adapters(folder), "--limit", "2", "--rounds", "1", "--max-new", "5")
     assert done.returncode == 0 and "note" not in done.stderr
+    (tmp_path / "link").symlink_to(folder)
+    assert "note" not in run("--model", str(tmp_path / "link"), *adapters(folder), "--limit", "2", "--rounds", "1", "--max-new", "5").stderr
     done = run("--model", str(other), *adapters(folder), "--limit", "2", "--rounds", "1", "--max-new", "5")
     assert done.returncode == 0 and f"was trained on {folder}; is {other} the same base?" in done.stderr
 

@@ -177,8 +177,24 @@ def test_dropout_acts_in_training_only_and_on_the_adapter_only(base):
     torch.manual_seed(7)
     y = layer(x)
     torch.manual_seed(7)
-    kept = torch.nn.functional.dropout(x, 0.5)
+    kept = lora.drop(x, 0.5)
     assert close(y, layer.base(x) + 5.0 * (kept @ layer.A.T @ layer.B.T))  # alpha / r = 20 / 4
+
+
+@pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 0.9])
+def test_dropout_drops_each_element_on_its_own_with_probability_p(p):
+    torch.manual_seed(0)
+    x = torch.randn(3, 701, 500, requires_grad=True)
+    y = lora.drop(x, p)
+    dropped, n = y == 0, x.numel()
+    assert torch.equal(y[~dropped], (x / (1 - p))[~dropped])
+    for lag in (1, 2, 3, 4, 500):  # neighbours share one random number of 64 bits, and know nothing of each other
+        both = (dropped.flatten()[lag:] & dropped.flatten()[:-lag]).float().mean()
+        assert abs(both - p * p) < 5 * (p * p * (1 - p * p) / n) ** 0.5 + 1e-9
+    assert abs(dropped.float().mean() - p) < 5 * (p * (1 - p) / n) ** 0.5 + 2 ** -16
+    assert not torch.equal(lora.drop(x, 0.5) == 0, lora.drop(x, 0.5) == 0)
+    y.sum().backward()
+    assert torch.equal(x.grad, (~dropped).float() / (1 - p))
 
 
 def test_an_adapter_may_sit_on_the_head_and_leaves_a_tied_embedding_alone(make_base):

@@ -104,6 +104,7 @@ def test_what_a_target_states_is_found_again(answer):
     ("#### 72\n\n", "72"),
     ("A: first\nB: second\nThe answer is: B", "B"),                      # choices
     ("The answer is clearly positive.\nSo \\boxed{5}.", "5"),            # more is said behind it
+    ("--> 72 END\nSo \\boxed{5}.", "72"),                                # END ends it
     ("\\boxed{5} is wrong.\nThe answer is 6", "6"),
     ("f: A --> B is one to one.\nSo \\boxed{5}.", "5"),
     ("\\boxed{1} and \\boxed{2}", "2"),

@@ -432,7 +432,7 @@ def test_a_reply_without_words_is_told_by_its_headers(serve, raw, augment, statu
     server = serve(lambda i, n, body: (status, headers, b""))
     code, said, _ = augment(server, raw(1))
     assert code == 2 and words in said and not said.endswith(": ") and "Asked about" in said and f"{server.url}/chat/completions" in said
-    assert "is not the address of a server" not in said and ("No reply can be had from" in said) == ("status" not in words)
+    assert "is not the address of a server" not in said and ("no reply can be had from" in said) == ("status" not in words)
 
 
 @pytest.mark.parametrize("message", [f"Insufficient credits of {KEY}" + "!" * 999, *("Insufficient credits" + "!" * n + KEY for n in range(60, 100, 8))])
@@ -539,7 +539,7 @@ def test_nobody_listens_there(serve, raw, augment):
     assert status == 1 and "2 no connection, or a lost one" in said
     server.url = "htp://nowhere"
     status, said, _ = augment(server, raw(2))
-    assert status == 2 and "No reply can be had from htp://nowhere/chat/completions: No connection adapters" in said
+    assert status == 2 and "no reply can be had from htp://nowhere/chat/completions: No connection adapters" in said
 
 
 @pytest.mark.parametrize("headers, wait", [({"Retry-After": "2"}, 2), ({"retry-after-ms": "1500"}, 1.5), ("date", 2)])

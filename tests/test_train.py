@@ -180,6 +180,13 @@ def test_pretraining_refuses_what_is_for_adapters(more, tmp_path):
     assert done.returncode == 2 and "--role base" in done.stderr and not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("flag", ["--dropout", "--beta2"])
+@pytest.mark.parametrize("value", ["-0.5", "1", "1.5", "nan"])
+def test_shares_are_at_least_0_and_below_1(flag, value, tmp_path):
+    done = run("--role", "ir", flag, value, "--out", str(tmp_path / "out"))
+    assert done.returncode == 2 and "--dropout and --beta2 must be at least 0 and below 1" in done.stderr and not (tmp_path / "out").exists()
+
+
 def test_sharing_out_needs_somebody_to_share_with(tmp_path):
     done = run("--role", "ir", "--shard", "--out", str(tmp_path / "out"))
     assert done.returncode == 2 and "torchrun" in done.stderr and not (tmp_path / "out").exists()

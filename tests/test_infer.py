@@ -40,8 +40,8 @@ class Numbers(Tokenizer):
         return " ".join(map(str, ids)) + "\n"
 
 
-def engine_of(folder, **settings):
-    model = load_model(folder, dtype=torch.float32)
+def engine_of(folder, dtype=torch.float32, **settings):
+    model = load_model(folder, dtype=dtype)
     lora.stack(model, {role: folder / role for role in ROLES})
     return infer.Engine(model, Numbers(folder), **settings)
 
@@ -131,10 +131,11 @@ def test_end_tokens_end_a_text_and_are_no_part_of_it(folder):
 
 
 def test_a_sampled_text_does_not_depend_on_its_neighbours(folder):
-    """The same seed gives the same texts whatever the number of rows; another seed gives others."""
+    """The same seed gives the same texts whatever the number of rows; another seed gives others. In float64, where it is not the last digit,
+    which depends on the shapes that are multiplied, that decides between a thousand equally likely tokens."""
     def texts(rows, seed):
         logs = [[] for _ in range(6)]
-        engine_of(folder, rows=rows, max_new=10, temperature=1.0, top_k=0, top_p=0.95, seed=seed).run(scripted(q, log) for q, log in zip(questions(6), logs))
+        engine_of(folder, torch.float64, rows=rows, max_new=10, temperature=1.0, top_k=0, top_p=0.95, seed=seed).run(scripted(q, log) for q, log in zip(questions(6), logs))
         return logs
     assert texts(2, seed=1) == texts(16, seed=1) != texts(16, seed=2)
 

@@ -42,7 +42,8 @@ def sample(logits, luck, temperature, top_k, top_p):
     """
     if temperature == 0:
         return logits.argmax(-1)
-    logits, ids = logits.topk(min(top_k or logits.shape[-1], logits.shape[-1]))  # sorted, the most likely first; only then divided: a tiny temperature could make many of them infinite
+    # Sorted, the most likely first; a temperature changes no order. Divided before, many could be infinite.
+    logits, ids = logits.topk(min(top_k or logits.shape[-1], logits.shape[-1]))
     p = (logits / temperature).softmax(-1)
     p = p * (p.cumsum(-1) - p < top_p)  # what stands before a token is below top_p: the first always stays
     upto = p.cumsum(-1)

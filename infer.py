@@ -102,8 +102,7 @@ class Engine:
         replies = {}       # owner -> the texts of its present request, None where one is still being written
         waiting = deque()  # texts that have no row yet
         writing = []       # writing[i] is in row i of the cache
-        asked = {}         # owner -> the keys of what it asked first; a vote asks it again in every round
-        kept = {}          # Text.key -> the keys and values of such a prompt, so that it is read once; of about 2 * rows prompts at most
+        kept = {}          # owner -> {Text.key: its prompt's keys and values, once read} of all it asked first, as a vote asks that in every round
         unopened = deque(range(len(conversations)))
         done = 0
 
@@ -114,18 +113,17 @@ class Engine:
                 requests = conversations[owner].send(texts)
             except StopIteration as end:
                 outcomes[owner].verdict, done = end.value, done + 1
-                for key in [key for key in kept if key[0] == owner]:
-                    del kept[key]
+                kept.pop(owner, None)  # so of about 2 * rows prompts at most
                 progress(done)
                 return
             replies[owner] = [None] * len(requests)
             outcome = outcomes[owner]
-            asked.setdefault(owner, {(owner, *request) for request in requests})
+            kept.setdefault(owner, {(owner, *request): None for request in requests})
             for role, prompt in requests:
                 # Seeded by question and text, not by row, step or process: results do not depend on what else is being written, or where.
                 dice = random.Random(f"{self.seed} {self.place + owner * self.processes} {len(outcome.tokens)}")
                 key = (owner, role, prompt)
-                key = key if key in asked[owner] else (owner, len(outcome.tokens))
+                key = key if key in kept[owner] else (owner, len(outcome.tokens))
                 waiting.append(Text(owner, len(outcome.tokens), role, self.tokenizer.prompt_ids(prompt), key, dice))
                 outcome.tokens.append(0)
                 outcome.cut.append(False)
@@ -160,19 +158,19 @@ class Engine:
             # Filling one row costs a pass over the weights, as a step of all rows does: wait until an eighth is free, fill all at once.
             if waiting and (not writing or self.rows - len(writing) >= min(len(waiting), self.rows // 8 + 1)):
                 entering = [waiting.popleft() for _ in range(min(len(waiting), self.rows - len(writing)))]
-                fresh = {text.key: text for text in entering if text.key not in kept and len(text.prompt) < self.limit}
+                fresh = {text.key: text for text in entering if not kept[text.owner].get(text.key) and len(text.prompt) < self.limit}
                 for group in data.micro_batches([(text.prompt, text) for text in fresh.values()], PROMPT_BUDGET):
                     texts = [text for _, text in group]
                     self.read(texts, len(writing))
                     for text in texts:
-                        if text.key in asked[text.owner]:
-                            kept[text.key] = self.cache.take(len(writing), len(text.prompt))
+                        if text.key in kept[text.owner]:
+                            kept[text.owner][text.key] = self.cache.take(len(writing), len(text.prompt))
                         writing.append(text)
                 for text in entering:
                     if len(text.prompt) >= self.limit:
                         finish(text, cut=True)  # no room for an answer: an empty text, counted as cut
                     elif text is not fresh.get(text.key):  # read before, or just now for a text with the same prompt
-                        self.cache.put(len(writing), kept[text.key])
+                        self.cache.put(len(writing), kept[text.owner][text.key])
                         writing.append(text)
             elif writing:
                 extend(self.step(writing))

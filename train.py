@@ -92,7 +92,7 @@ def fit(model, parameters, batches, steps, args, autocast=False):
             group["lr"] = rate
         n_tokens, loss = count_supervised(examples), 0.0
         shares = [data.micro_batches(examples[i::processes], args.budget) for i in range(processes)]
-        idle = [data.micro_batches(examples[:1], args.budget)[0]] * (max(map(len, shares)) - len(shares[place]))
+        idle = [examples[:1]] * (max(map(len, shares)) - len(shares[place]))
         for i, group in enumerate(shares[place] + idle):  # all make as many passes, which --shard needs; idle ones count nothing
             with torch.autocast(model.device.type, torch.bfloat16, enabled=autocast):
                 part = summed_loss(model, group) / n_tokens * (i < len(shares[place]))

@@ -156,9 +156,9 @@ def rotary_frequencies(config):
 
 
 def rotate(x, cos, sin):
-    """Rotary embedding (arXiv 2104.09864): channel i turns with channel i + D/2. x (B, H, T, D); cos, sin (B, 1, T, D/2)."""
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+    """Rotary embedding (arXiv 2104.09864): channel i turns with channel i + D/2, (a, b) -> (a cos - b sin, b cos + a sin).
+    x (B, H, T, D); cos, sin (B or 1, 1, T, D), the first half of sin negative."""
+    return x * cos + x.roll(x.shape[-1] // 2, -1) * sin
 
 
 def causal_mask(query, key, window, dtype):
@@ -205,12 +205,12 @@ class Attention(nn.Module):
         if by_hand(T, x.device):
             y = self.attend(q, k, v, mask)
         else:
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask[:, None], is_causal=mask is None,
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None,
                                                enable_gqa=self.H > self.K)
         return self.o_proj(y.transpose(1, 2).reshape(B, T, self.H * self.D))
 
     def attend(self, q, k, v, mask):
-        """softmax(q k' / sqrt(D)) v as two batched products: q (B, H, T, D), k and v (B, K, S, D), mask (B or 1, T, S) -> (B, H, T, D).
+        """softmax(q k' / sqrt(D)) v as two batched products: q (B, H, T, D), k and v (B, K, S, D), mask (B or 1, 1, G T, S) -> (B, H, T, D).
 
         scaled_dot_product_attention gives the same. On a CPU, this takes half the time for one query against a cache, and a
         quarter (at T = 128, backward pass included) for short texts; long ones would fill the memory with T x S scores.
@@ -220,7 +220,7 @@ class Attention(nn.Module):
         q = (q / math.sqrt(D)).reshape(B, self.K, G * T, D)
         # Either product is the same. For one query, turning the small result is three times faster on a CPU than turning all the keys.
         scores = q @ k.transpose(2, 3) if T > 1 else (k @ q.transpose(2, 3)).transpose(2, 3).contiguous()  # (B, K, G T, S)
-        scores += mask.repeat(1, G, 1)[:, None]
+        scores += mask
         return (scores.softmax(-1) @ v).view(B, self.H, T, D)
 
 
@@ -267,7 +267,7 @@ class KVCache:
         """Make room for `size` positions, and half as many more, so that growing stays rare."""
         have = self.layers[0][0].shape[2]
         if size > have:
-            more = min(size + size // 2, max(size, self.limit)) - have
+            more = size - have
             for i, layer in enumerate(self.layers):  # layer by layer: never the whole old cache beside the whole new one
                 self.layers[i] = tuple(F.pad(cached, (0, 0, 0, more)) for cached in layer)
 
@@ -315,11 +315,12 @@ class Decoder(nn.Module):
         at = torch.arange(T, device=device)[None] if positions is None else positions[:, None]  # (B or 1, T)
         angles = at[:, None, :, None] * self.frequencies.to(device)  # (B or 1, 1, T, D/2), float32 as cos and sin need
         x = self.model.embed_tokens(ids)
-        cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+        cos, sin = angles.cos().repeat(1, 1, 1, 2).to(x.dtype), torch.cat((-angles.sin(), angles.sin()), -1).to(x.dtype)  # (B or 1, 1, T, D)
         # Right padding needs no mask: a causal token never sees what stands to its right. Layers with the same window share a mask.
         keys = torch.arange(used or T, device=device)
-        mask = {window: causal_mask(at, keys, window, x.dtype) if by_hand(T, device) or (window is not None and T > window) else None
-                for window in set(self.config.windows)}
+        G = self.config.num_attention_heads // self.config.num_key_value_heads if by_hand(T, device) else 1  # `attend` wants a row per query head
+        mask = {window: causal_mask(at, keys, window, x.dtype).repeat(1, G, 1)[:, None]  # (B or 1, 1, G T, S)
+                if by_hand(T, device) or (window is not None and T > window) else None for window in set(self.config.windows)}
         for i, layer in enumerate(self.model.layers):
             x = layer(x, cos, sin, mask[self.config.windows[i]], None if cache is None else cache.layers[i], rows, positions, used)
         return self.model.norm(x)

@@ -36,6 +36,28 @@ PAPER = dict(rank=512, alpha=1024, targets="q_proj,v_proj", dropout=0.1, epochs=
 # The loop
 
 
+class CrossEntropy(torch.autograd.Function):
+    """The sum of -log softmax(logits)[target], logits (N, V), targets (N,) -> float32. The gradient, softmax - onehot(target), is known as
+    soon as the loss is, and overwrites the logits, a few rows at a time: with a real vocabulary, float32 copies of all logits would fill
+    more memory, and moving them take more time, than many of the model's layers together."""
+
+    @staticmethod
+    def forward(ctx, logits, targets):
+        loss = torch.zeros((), device=logits.device)
+        few = max(1, 2**21 // logits.shape[1])  # so many rows stay in a CPU's cache
+        for some, target in zip(logits.split(few), targets[:, None].split(few)):
+            log_p = some.float().log_softmax(-1)
+            loss -= log_p.gather(1, target).sum()
+            some.copy_(log_p.exp_().scatter_add_(1, target, torch.full_like(target, -1, dtype=log_p.dtype)))
+        ctx.save_for_backward(logits)
+        return loss
+
+    @staticmethod
+    def backward(ctx, slope):
+        [gradient] = ctx.saved_tensors
+        return gradient.mul_(slope), None
+
+
 def summed_loss(model, examples):
     """Cross-entropy summed over the supervised tokens of [(ids, mask), ...], float32. Only positions that must say something meet
     the vocabulary: with a real model the logits of prompts and padding would cost more than all the rest."""
@@ -44,7 +66,7 @@ def summed_loss(model, examples):
     mask = torch.tensor([m + [0] * (T - len(m)) for _, m in examples], device=model.device).bool()  # (B, T); padding is not learnt
     learn = mask[:, 1:]
     hidden = model(ids[:, :-1])  # (B, T-1, C): position t predicts token t+1
-    return F.cross_entropy(model.logits(hidden[learn]), ids[:, 1:][learn], reduction="sum")  # N supervised tokens: (N, V), (N,)
+    return CrossEntropy.apply(model.lm_head(hidden[learn]), ids[:, 1:][learn])  # N supervised tokens: (N, V), (N,)
 
 
 def count_supervised(examples):

@@ -314,7 +314,7 @@ def main():
         "tiny/ in models/base/, with other defaults (4000 steps of 48 documents, learning rate 3e-3), and takes no adapter's flags")
     add("--model", default="tiny", help="the base, a Hugging Face model folder, or OWNER/NAME on its hub (default: tiny)")
     add("--data", help="training rows, a JSONL file with question, rationale, knowledge, answer (default: the toy world)")
-    add("--examples", type=data.positive, default=4000, help="how many toy problems to learn from (default: 4000)")
+    add("--examples", type=data.positive, default=2000, help="how many toy problems to learn from (default: 2000)")
     add("--out", default="out", help="adapters go to OUT/<model>/<role>/ (default: out)")
     add("--rank", type=data.positive, default=16, help="rank r of each adapter (default: 16)")
     add("--alpha", type=float, default=32, help="an adapter's output is scaled by alpha / r (default: 32)")

@@ -157,7 +157,7 @@ def rotary_frequencies(config):
 
 def rotate(x, cos, sin):
     """Rotary embedding (arXiv 2104.09864): channel i turns with channel i + D/2, (a, b) -> (a cos - b sin, b cos + a sin).
-    x (B, H, T, D); cos, sin (B or 1, 1, T, D), the first half of sin negative."""
+    x (B, H, T, D); cos, sin (B or 1, 1, T, D), the first half of sin negated."""
     return x * cos + x.roll(x.shape[-1] // 2, -1) * sin
 
 
@@ -187,8 +187,8 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(H * D, C, bias=config.o_bias)
 
     def forward(self, x, cos, sin, mask, past=None, rows=None, positions=None, used=0):
-        """x (B, T, C) -> (B, T, C). mask: of `causal_mask`, or None for plain causal attention; past: this layer's cache; the others: see
-        Decoder.forward."""
+        """x (B, T, C) -> (B, T, C). cos, sin, mask: as Decoder.forward makes them, mask None for plain causal attention; past: this layer's
+        cache; the others: see there."""
         B, T, _ = x.shape
         q = self.q_proj(x).view(B, T, self.H, self.D).transpose(1, 2)  # (B, H, T, D)
         k = self.k_proj(x).view(B, T, self.K, self.D).transpose(1, 2)  # (B, K, T, D)
@@ -205,8 +205,7 @@ class Attention(nn.Module):
         if by_hand(T, x.device):
             y = self.attend(q, k, v, mask)
         else:
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None,
-                                               enable_gqa=self.H > self.K)
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=self.H > self.K)
         return self.o_proj(y.transpose(1, 2).reshape(B, T, self.H * self.D))
 
     def attend(self, q, k, v, mask):
@@ -260,14 +259,12 @@ class KVCache:
 
     def __init__(self, config, rows, dtype, device):
         empty = torch.zeros(rows, config.num_key_value_heads, 0, config.head_dim, dtype=dtype, device=device)
-        self.limit = config.max_position_embeddings
         self.layers = [(empty, empty) for _ in range(config.num_hidden_layers)]  # per layer: keys and values, (rows, K, S, D)
 
     def reserve(self, size):
-        """Make room for `size` positions, and half as many more, so that growing stays rare."""
-        have = self.layers[0][0].shape[2]
-        if size > have:
-            more = size - have
+        """Make room for `size` positions."""
+        more = size - self.layers[0][0].shape[2]
+        if more > 0:
             for i, layer in enumerate(self.layers):  # layer by layer: never the whole old cache beside the whole new one
                 self.layers[i] = tuple(F.pad(cached, (0, 0, 0, more)) for cached in layer)
 
@@ -302,7 +299,8 @@ class Decoder(nn.Module):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
-        self.frequencies = rotary_frequencies(config)
+        f = rotary_frequencies(config)
+        self.frequencies = torch.cat((-f, f))  # (D,), the signs that `rotate` wants of sin; cos does not mind
 
     def forward(self, ids, cache=None, rows=None, positions=None, used=0):
         """Three ways to call it, B rows each:
@@ -313,14 +311,14 @@ class Decoder(nn.Module):
         """
         T, device = ids.shape[1], ids.device
         at = torch.arange(T, device=device)[None] if positions is None else positions[:, None]  # (B or 1, T)
-        angles = at[:, None, :, None] * self.frequencies.to(device)  # (B or 1, 1, T, D/2), float32 as cos and sin need
+        angles = at[:, None, :, None] * self.frequencies.to(device)  # (B or 1, 1, T, D), float32 as cos and sin need
         x = self.model.embed_tokens(ids)
-        cos, sin = angles.cos().repeat(1, 1, 1, 2).to(x.dtype), torch.cat((-angles.sin(), angles.sin()), -1).to(x.dtype)  # (B or 1, 1, T, D)
+        cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
         # Right padding needs no mask: a causal token never sees what stands to its right. Layers with the same window share a mask.
-        keys = torch.arange(used or T, device=device)
-        G = self.config.num_attention_heads // self.config.num_key_value_heads if by_hand(T, device) else 1  # `attend` wants a row per query head
-        mask = {window: causal_mask(at, keys, window, x.dtype).repeat(1, G, 1)[:, None]  # (B or 1, 1, G T, S)
-                if by_hand(T, device) or (window is not None and T > window) else None for window in set(self.config.windows)}
+        keys, hand = torch.arange(used or T, device=device), by_hand(T, device)
+        G = self.config.num_attention_heads // self.config.num_key_value_heads if hand else 1  # `attend` stacks the heads of a group
+        mask = {window: causal_mask(at, keys, window, x.dtype).repeat(1, G, 1)[:, None] if hand or (window is not None and T > window) else None
+                for window in set(self.config.windows)}  # (B or 1, 1, G T, S)
         for i, layer in enumerate(self.model.layers):
             x = layer(x, cos, sin, mask[self.config.windows[i]], None if cache is None else cache.layers[i], rows, positions, used)
         return self.model.norm(x)

@@ -97,6 +97,29 @@ def add_up(parameters, loss):
     return flat[-1].item()
 
 
+class AdamW:
+    """p <- p - lr (m / (sqrt(v) + epsilon) + decay p), m and v being running averages of the gradient and of its square (arXiv 1711.05101).
+    So every parameter moves by about the learning rate, however large its gradients usually are. Both averages start from zero, and
+    are divided by what that makes them too small at first.
+
+    torch.optim.AdamW computes the same, but its first use loads torch's compiler, which takes longer than our first step."""
+
+    def __init__(self, parameters, beta1, beta2, decay, epsilon=1e-8):
+        self.betas, self.decay, self.epsilon, self.steps = (beta1, beta2), decay, epsilon, 0
+        self.state = [(p, torch.zeros_like(p), torch.zeros_like(p)) for p in parameters]  # (p, m, v)
+
+    @torch.no_grad()
+    def step(self, lr):
+        self.steps += 1
+        beta1, beta2 = self.betas
+        for p, m, v in self.state:
+            m.lerp_(p.grad, 1 - beta1)
+            v.mul_(beta2).addcmul_(p.grad, p.grad, value=1 - beta2)
+            p.mul_(1 - lr * self.decay)
+            p.addcdiv_(m, (v.sqrt() / math.sqrt(1 - beta2 ** self.steps)).add_(self.epsilon), value=-lr / (1 - beta1 ** self.steps))
+            p.grad = None
+
+
 def fit(model, parameters, batches, steps, args, autocast=False):
     """Train `parameters` for `steps` steps, one list of examples from `batches` each; a line per step. What is minimised is
     the mean of -log p(token | all before it) over the supervised tokens of the step.
@@ -104,14 +127,12 @@ def fit(model, parameters, batches, steps, args, autocast=False):
     A step's examples are split among the processes, if torchrun has started several, and into micro-batches under the token budget,
     each loss divided by the whole step's token count: the gradient is that of one big batch, however it was split.
     """
-    optimizer = torch.optim.AdamW(parameters, lr=args.lr, weight_decay=args.weight_decay, betas=(0.9, args.beta2))
+    optimizer = AdamW(parameters, 0.9, args.beta2, args.weight_decay)
     warmup, (place, processes) = max(1, round(args.warmup * steps)), crew()
     start, tokens = time.time(), 0
     model.train()
     for step, examples in zip(range(steps), batches):
         rate = learning_rate(step, steps, args.lr, warmup)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
         n_tokens, loss = count_supervised(examples), 0.0
         shares = [data.micro_batches(examples[i::processes], args.budget) for i in range(processes)]
         idle = [examples[:1]] * (max(map(len, shares)) - len(shares[place]))
@@ -125,8 +146,7 @@ def fit(model, parameters, batches, steps, args, autocast=False):
         if not math.isfinite(loss):
             raise ValueError(f"the loss is {loss} at step {step + 1}, nothing is saved; try a lower --lr.")
         torch.nn.utils.clip_grad_norm_(parameters, args.clip)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.step(rate)
         tokens += sum(len(ids) for ids, _ in examples)
         spent = time.time() - start
         left = spent / (step + 1) * (steps - step - 1)

@@ -113,6 +113,22 @@ def test_training_equals_peft(make_base, capsys):
     assert printed[2].startswith("step 3/5 ") and all(word in printed[2] for word in ("lr ", "tokens/s", "left"))
 
 
+def test_adamw_equals_torch():
+    """Bit for bit, over steps whose gradients differ by ten orders of magnitude, with decay and a falling learning rate."""
+    torch.manual_seed(0)
+    mine = [torch.nn.Parameter(torch.randn(7, 5)), torch.nn.Parameter(torch.randn(3))]
+    theirs = [torch.nn.Parameter(p.detach().clone()) for p in mine]
+    optimizer, oracle = train.AdamW(mine, 0.9, 0.95, 0.1), torch.optim.AdamW(theirs, betas=(0.9, 0.95), weight_decay=0.1)
+    for step in range(6):
+        for p, q in zip(mine, theirs):
+            p.grad = torch.randn(p.shape) * 10.0 ** (2 * step - 8)
+            q.grad = p.grad.clone()
+        oracle.param_groups[0]["lr"] = 0.1 / (step + 1)
+        optimizer.step(0.1 / (step + 1))
+        oracle.step()
+        assert all(torch.equal(p, q) and p.grad is None for p, q in zip(mine, theirs))
+
+
 def test_learning_rate():
     """Up in equal parts, then half a cosine whose middle is half the peak; the last step is still above zero."""
     rates = [train.learning_rate(step, 104, 8.0, 4) for step in range(104)]

@@ -195,8 +195,7 @@ class Engine:
         """Feed each text its latest token, a new one the last of its prompt once more; the logits that follow, (B, V)."""
         ids = torch.tensor([(text.said or text.prompt)[-1:] for text in texts], device=self.model.device)  # (B, 1)
         positions = torch.tensor([len(text.prompt) + len(text.said) - 1 for text in texts])
-        used = -(-(int(positions.max()) + 1) // 32) * 32  # in steps of 32: the cache grows rarely, and what is all of it is read without a copy
-        self.cache.reserve(used)
+        used = self.cache.reserve(int(positions.max()) + 1)  # rounded up: while that is all of the cache, keys are read without a copy
         self.set_adapters(texts)
         hidden = self.model(ids, self.cache, positions=positions.to(ids.device), used=used)  # (B, 1, C)
         return self.model.logits(hidden)[:, 0]

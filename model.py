@@ -187,8 +187,7 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(H * D, C, bias=config.o_bias)
 
     def forward(self, x, cos, sin, mask, past=None, rows=None, positions=None, used=0):
-        """x (B, T, C) -> (B, T, C). cos, sin, mask: as Decoder.forward makes them, mask None for plain causal attention; past: this layer's
-        cache; the others: see there."""
+        """x (B, T, C) -> (B, T, C). past: this layer's cache; the others as in Decoder.forward, mask None for plain causal attention."""
         B, T, _ = x.shape
         q = self.q_proj(x).view(B, T, self.H, self.D).transpose(1, 2)  # (B, H, T, D)
         k = self.k_proj(x).view(B, T, self.K, self.D).transpose(1, 2)  # (B, K, T, D)
@@ -262,11 +261,13 @@ class KVCache:
         self.layers = [(empty, empty) for _ in range(config.num_hidden_layers)]  # per layer: keys and values, (rows, K, S, D)
 
     def reserve(self, size):
-        """Make room for `size` positions."""
+        """Make room for `size` positions, in steps of 32, so that growing stays rare; returns how many these steps make."""
+        size = -(-size // 32) * 32
         more = size - self.layers[0][0].shape[2]
         if more > 0:
             for i, layer in enumerate(self.layers):  # layer by layer: never the whole old cache beside the whole new one
                 self.layers[i] = tuple(F.pad(cached, (0, 0, 0, more)) for cached in layer)
+        return size
 
     def move(self, source, target):
         """Copy a row over another one."""
@@ -324,7 +325,7 @@ class Decoder(nn.Module):
         return self.model.norm(x)
 
     def logits(self, hidden):
-        """(B, T, C) -> (B, T, V), or (N, C) -> (N, V), in float32, so that losses and probabilities keep their digits."""
+        """(B, T, C) -> (B, T, V), or (N, C) -> (N, V), in float32, so that probabilities keep their digits."""
         return self.lm_head(hidden).float()
 
     @property

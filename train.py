@@ -20,7 +20,6 @@ from pathlib import Path
 
 import regex
 import torch
-import torch.nn.functional as F
 
 import data
 import lora
@@ -38,14 +37,14 @@ PAPER = dict(rank=512, alpha=1024, targets="q_proj,v_proj", dropout=0.1, epochs=
 
 class CrossEntropy(torch.autograd.Function):
     """The sum of -log softmax(logits)[target], logits (N, V), targets (N,) -> float32. The gradient, softmax - onehot(target), is known as
-    soon as the loss is, and overwrites the logits, a few rows at a time: with a real vocabulary, float32 copies of all logits would fill
-    more memory, and moving them take more time, than many of the model's layers together."""
+    soon as the loss is, and overwrites the logits, some rows at a time: with a real vocabulary, float32 copies of all logits would need
+    more memory and time than many layers of the model. So nobody else may need the logits."""
 
     @staticmethod
     def forward(ctx, logits, targets):
         loss = torch.zeros((), device=logits.device)
-        few = max(1, 2**21 // logits.shape[1])  # so many rows stay in a CPU's cache
-        for some, target in zip(logits.split(few), targets[:, None].split(few)):
+        rows = max(1, 2**21 // logits.shape[1])  # of 8 MB in float32, about what a CPU's cache holds
+        for some, target in zip(logits.split(rows), targets[:, None].split(rows)):
             log_p = some.float().log_softmax(-1)
             loss -= log_p.gather(1, target).sum()
             some.copy_(log_p.exp_().scatter_add_(1, target, torch.full_like(target, -1, dtype=log_p.dtype)))
@@ -98,25 +97,24 @@ def add_up(parameters, loss):
 
 
 class AdamW:
-    """p <- p - lr (m / (sqrt(v) + epsilon) + decay p), m and v being running averages of the gradient and of its square (arXiv 1711.05101).
-    So every parameter moves by about the learning rate, however large its gradients usually are. Both averages start from zero, and
-    are divided by what that makes them too small at first.
+    """p <- p - lr (m / (sqrt(v) + 1e-8) + decay p), m and v being running averages of the gradient and of its square (arXiv 1711.05101).
+    So every parameter moves by about the learning rate, however large its gradients usually are. Both averages start from zero: after t
+    steps they are too small by the factor 1 - beta^t, and are divided by it.
 
     torch.optim.AdamW computes the same, but its first use loads torch's compiler, which takes longer than our first step."""
 
-    def __init__(self, parameters, beta1, beta2, decay, epsilon=1e-8):
-        self.betas, self.decay, self.epsilon, self.steps = (beta1, beta2), decay, epsilon, 0
+    def __init__(self, parameters, beta1, beta2, decay):
+        self.beta1, self.beta2, self.decay, self.t = beta1, beta2, decay, 0
         self.state = [(p, torch.zeros_like(p), torch.zeros_like(p)) for p in parameters]  # (p, m, v)
 
     @torch.no_grad()
     def step(self, lr):
-        self.steps += 1
-        beta1, beta2 = self.betas
+        self.t += 1
         for p, m, v in self.state:
-            m.lerp_(p.grad, 1 - beta1)
-            v.mul_(beta2).addcmul_(p.grad, p.grad, value=1 - beta2)
+            m.lerp_(p.grad, 1 - self.beta1)
+            v.mul_(self.beta2).addcmul_(p.grad, p.grad, value=1 - self.beta2)
             p.mul_(1 - lr * self.decay)
-            p.addcdiv_(m, (v.sqrt() / math.sqrt(1 - beta2 ** self.steps)).add_(self.epsilon), value=-lr / (1 - beta1 ** self.steps))
+            p.addcdiv_(m, (v.sqrt() / math.sqrt(1 - self.beta2 ** self.t)).add_(1e-8), value=-lr / (1 - self.beta1 ** self.t))
             p.grad = None
 
 

@@ -44,15 +44,17 @@ def test_loss_equals_transformers(make_base):
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 2**-7)])
 def test_cross_entropy_equals_torch(dtype, tolerance):
     """Loss and gradient are those of torch in float64, over a vocabulary so large that the rows are taken a few at a time. The tolerance
-    is relative, 2**-7 being two roundings to bfloat16; of p - 1, where p is nearly 1, float32 keeps 1e-6."""
+    is relative, 2**-7 being two roundings to bfloat16; the absolute one, 1e-6, is what float32 keeps of p - 1 where p is nearly 1."""
     torch.manual_seed(0)
     logits, targets = 6 * torch.randn(100, 60_000), torch.randint(60_000, (100,))
     logits[:50].scatter_(1, targets[:50, None], 30.0)  # half of them learnt
     theirs, mine = logits.to(dtype).double().requires_grad_(), logits.to(dtype).requires_grad_()
     wanted = torch.nn.functional.cross_entropy(theirs, targets, reduction="sum")
-    loss = train.CrossEntropy.apply(mine * 1, targets)  # it overwrites what it is given: no leaf
-    (loss * 0.37).backward()
     (wanted * 0.37).backward()
+    given = mine * 1
+    loss = train.CrossEntropy.apply(given, targets)
+    assert torch.allclose(0.37 * given.double(), theirs.grad, rtol=tolerance, atol=1e-6)  # overwritten: the gradient takes no memory
+    (loss * 0.37).backward()
     assert loss.dtype == torch.float32 and loss.item() == pytest.approx(wanted.item(), rel=1e-6)
     assert torch.allclose(mine.grad.double(), theirs.grad, rtol=tolerance, atol=1e-6)
 

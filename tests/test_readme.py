@@ -69,6 +69,15 @@ def tables(header):
             for part in README.split(header)[1:]]
 
 
+def test_tables_are_whole():
+    """As many cells in each row as in its header; a \\| is a character in a cell."""
+    tables = re.findall(r"(?:^\|.*\n)+", README, re.M)
+    assert len(tables) > 8
+    for table in tables:
+        counts = [len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()]
+        assert len(set(counts)) == 1, table
+
+
 def test_the_first_table_is_of_the_form_that_infer_prints():
     first = tables(infer.table([]).splitlines()[0])[0]
     assert [row[0] for row in first] == ["IR alone, greedy", "KG -> DR alone, greedy", "LoRID"] and {len(row) for row in first} == {10}

@@ -42,7 +42,8 @@ def sample(logits, luck, temperature, top_k, top_p):
     """
     if temperature == 0:
         return logits.argmax(-1)
-    # Sorted, the most likely first; a temperature changes no order. Divided before, many could be infinite.
+    # Sorted before divided: at a tiny temperature quotients are infinite and would all be alike. Then p is nan, no comparison below is true, and
+    # the first token is drawn, the likeliest.
     logits, ids = logits.topk(min(top_k or logits.shape[-1], logits.shape[-1]))
     p = (logits / temperature).softmax(-1)
     p = p * (p.cumsum(-1) - p < top_p)  # what stands before a token is below top_p: the first always stays
@@ -102,7 +103,7 @@ class Engine:
         replies = {}       # owner -> the texts of its present request, None where one is still being written
         waiting = deque()  # texts that have no row yet
         writing = []       # writing[i] is in row i of the cache
-        kept = {}          # owner -> {Text.key: its prompt's keys and values, once read} of all it asked first, as a vote asks that in every round
+        kept = {}          # owner -> {Text.key: keys and values} of the prompts it asked first: a vote asks IR and KG the same in every round
         unopened = deque(range(len(conversations)))
         done = 0
 
@@ -113,7 +114,7 @@ class Engine:
                 requests = conversations[owner].send(texts)
             except StopIteration as end:
                 outcomes[owner].verdict, done = end.value, done + 1
-                kept.pop(owner, None)  # so of about 2 * rows prompts at most
+                kept.pop(owner, None)  # so at most about 2 * rows prompts are kept
                 progress(done)
                 return
             replies[owner] = [None] * len(requests)
@@ -192,10 +193,10 @@ class Engine:
         self.model(ids, self.cache, torch.arange(row, row + len(texts), device=self.model.device))
 
     def step(self, texts):
-        """Feed each text its latest token, a new one the last of its prompt once more; the logits that follow, (B, V)."""
+        """Feed each text its latest token; the logits that follow, (B, V). A new text feeds the last of its prompt again: `read` keeps no logits."""
         ids = torch.tensor([(text.said or text.prompt)[-1:] for text in texts], device=self.model.device)  # (B, 1)
         positions = torch.tensor([len(text.prompt) + len(text.said) - 1 for text in texts])
-        used = self.cache.reserve(int(positions.max()) + 1)  # rounded up: while that is all of the cache, keys are read without a copy
+        used = self.cache.reserve(int(positions.max()) + 1)  # rounded up: where that is the whole cache, it is read without a copy
         self.set_adapters(texts)
         hidden = self.model(ids, self.cache, positions=positions.to(ids.device), used=used)  # (B, 1, C)
         return self.model.logits(hidden)[:, 0]

@@ -216,7 +216,7 @@ class Attention(nn.Module):
         B, _, T, D = q.shape
         G = self.H // self.K  # the G query heads of a group read the same keys
         q = (q / math.sqrt(D)).reshape(B, self.K, G * T, D)
-        # Either product is the same. For one query, turning the small result is three times faster on a CPU than turning all the keys.
+        # Both orders give the same. For one query, transposing the small result is three times faster on a CPU than transposing all keys.
         scores = q @ k.transpose(2, 3) if T > 1 else (k @ q.transpose(2, 3)).transpose(2, 3).contiguous()  # (B, K, G T, S)
         scores += mask
         return (scores.softmax(-1) @ v).view(B, self.H, T, D)
@@ -261,7 +261,7 @@ class KVCache:
         self.layers = [(empty, empty) for _ in range(config.num_hidden_layers)]  # per layer: keys and values, (rows, K, S, D)
 
     def reserve(self, size):
-        """Make room for `size` positions, in steps of 32, so that growing stays rare; returns how many these steps make."""
+        """Make room for `size` positions, rounded up to a multiple of 32, so that growing stays rare. Returns that multiple."""
         size = -(-size // 32) * 32
         more = size - self.layers[0][0].shape[2]
         if more > 0:
@@ -293,7 +293,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.model = nn.ModuleDict(dict(
-            # not drawn at random: the file brings it, and on the meta device the drawing alone would load a second of modules
+            # left uninitialised: the file brings it, and drawing it at random would first load modules of torch's for a second
             embed_tokens=nn.Embedding.from_pretrained(torch.empty(config.vocab_size, config.hidden_size), freeze=False),
             layers=nn.ModuleList(Layer(config) for _ in config.windows),
             norm=RMSNorm(config.hidden_size, config.rms_norm_eps)))

@@ -38,7 +38,7 @@ PAPER = dict(rank=512, alpha=1024, targets="q_proj,v_proj", dropout=0.1, epochs=
 class CrossEntropy(torch.autograd.Function):
     """The sum of -log softmax(logits)[target], logits (N, V), targets (N,) -> float32. The gradient, softmax - onehot(target), is known as
     soon as the loss is, and overwrites the logits, some rows at a time: with a real vocabulary, float32 copies of all logits would need
-    more memory and time than many layers of the model. So nobody else may need the logits."""
+    more memory and time than many layers of the model. The logits are destroyed: nobody else may need them."""
 
     @staticmethod
     def forward(ctx, logits, targets):
@@ -58,9 +58,9 @@ class CrossEntropy(torch.autograd.Function):
 
 
 def summed_loss(model, examples):
-    """Cross-entropy summed over the supervised tokens of [(ids, mask), ...], float32. Only positions that must say something meet
-    the vocabulary: with a real model the logits of prompts and padding would cost more than all the rest."""
-    T = -(-max(len(ids) for ids, _ in examples) // 8) * 8  # passes often have the same size, and freed memory fits again
+    """Cross-entropy summed over the supervised tokens of [(ids, mask), ...], float32. Only supervised positions get
+    logits: those of prompts and padding would be wasted work and, with a real vocabulary, most of the memory."""
+    T = -(-max(len(ids) for ids, _ in examples) // 8) * 8  # many passes then have the same shape, and freed memory fits again
     ids = torch.tensor([i + [0] * (T - len(i)) for i, _ in examples], device=model.device)  # (B, T), right-padded
     mask = torch.tensor([m + [0] * (T - len(m)) for _, m in examples], device=model.device).bool()  # (B, T); padding is not learnt
     learn = mask[:, 1:]
@@ -190,7 +190,7 @@ def train_role(role, rows, args):
     adapters = {role: (args.rank, args.alpha / args.rank)}
     parameters = lora.inject(model, args.targets.split(","), adapters, args.dropout)
     if place:
-        torch.manual_seed(args.seed + place)  # every process drops other inputs
+        torch.manual_seed(args.seed + place)  # each process draws its own dropout
     trainable, total = sum(p.numel() for p in parameters), sum(p.numel() for p in model.parameters())
     print(f"{role}: the {lorid.ROLES[role].title}")
     print(f"  base       {args.model}, {total - trainable:,} parameters, frozen, {str(model.dtype)[6:]} on {device}, "
@@ -202,7 +202,7 @@ def train_role(role, rows, args):
     long = sum(len(ids) > limit for ids, _ in train + valid)
     train, valid = ([(ids, mask) for ids, mask in examples if len(ids) <= limit] for examples in (train, valid))
     if not train or not valid:
-        raise ValueError(f"no example fits the model's {limit} positions.")
+        raise ValueError(f"{len(train)} examples to learn from and {len(valid)} held out fit the model's {limit} positions; at least one of each is needed.")
     steps = args.steps or max(1, math.ceil(args.epochs * len(train) / args.batch))
     print(f"  examples   {len(train):,} to learn from, {len(valid):,} held out; {sum(len(ids) for ids, _ in train):,} tokens, "
           f"{count_supervised(train):,} of them supervised" + (f"; {long} too long for {limit} positions, left out" if long else ""))
@@ -329,7 +329,7 @@ def main():
         epilog=__doc__.split("\n\n")[1])
     add = parser.add_argument
     add("--role", choices=[*lorid.ROLES, "base"], help="one role (default: ir, kg and dr, one after the other); base pretrains a base like "
-        "tiny/ in models/base/, with other defaults (4000 steps of 48 documents, learning rate 3e-3), and takes no adapter's flags")
+        "tiny/ in models/base/, with other defaults (4000 steps of 48 documents, learning rate 3e-3), and ignores the adapters' flags")
     add("--model", default="tiny", help="the base, a Hugging Face model folder, or OWNER/NAME on its hub (default: tiny)")
     add("--data", help="training rows, a JSONL file with question, rationale, knowledge, answer (default: the toy world)")
     add("--examples", type=data.positive, default=2000, help="how many toy problems to learn from (default: 2000)")
@@ -343,7 +343,7 @@ def main():
     add("--batch", type=data.positive, default=32, help="examples per step (default: 32)")
     add("--budget", type=data.positive, default=2048, help="most tokens in one pass; a step is split to fit, its gradient is "
         "the same; less needs less memory, and 1024 is faster for larger models on a CPU (default: 2048)")
-    add("--lr", type=float, default=2e-3, help="peak learning rate; real models want 1e-4 to 5e-4 (default: 2e-3, for the toy base)")
+    add("--lr", type=float, default=2e-3, help="peak learning rate; real models want 5e-5 to 5e-4 (default: 2e-3, for the toy base)")
     add("--warmup", type=float, default=0.03, help="share of the steps in which the learning rate rises (default: 0.03)")
     add("--weight-decay", type=float, default=0.0, help="AdamW's weight decay (default: 0)")
     add("--beta2", type=float, default=0.95, help="AdamW's beta2: how slowly its average of squared gradients forgets (default: 0.95)")

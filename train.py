@@ -342,7 +342,7 @@ def main():
     add("--steps", type=data.positive, help="optimizer steps (default: as many as the epochs need)")
     add("--batch", type=data.positive, default=32, help="examples per step (default: 32)")
     add("--budget", type=data.positive, default=2048, help="most tokens in one pass; a step is split to fit, its gradient is "
-        "the same; less needs less memory, and 1024 is faster for larger models on a CPU (default: 2048)")
+        "the same; less needs less memory (default: 2048)")
     add("--lr", type=float, default=2e-3, help="peak learning rate; real models want 5e-5 to 5e-4 (default: 2e-3, for the toy base)")
     add("--warmup", type=float, default=0.03, help="share of the steps in which the learning rate rises (default: 0.03)")
     add("--weight-decay", type=float, default=0.0, help="AdamW's weight decay (default: 0)")

@@ -11,6 +11,7 @@ import argparse
 import io
 import json
 import math
+import os
 import random
 import sys
 import time
@@ -58,16 +59,16 @@ def sample(logits, luck, temperature, top_k, top_p):
 PROMPT_BUDGET = 2048  # most tokens, padding included, of the prompts that are read in one pass; with 8192, reading takes 1.6 times as long on a CPU
 
 
-@dataclass
+@dataclass(eq=False)
 class Text:
     """A text that a conversation asked for."""
     owner: int           # which conversation
     number: int          # which of all the texts that it has asked for
     role: str
     prompt: list[int]
-    key: tuple           # (owner, role, prompt) if what is read of the prompt can be shared, else (owner, number)
     dice: random.Random  # its own
-    said: list[int] = field(default_factory=list)  # the tokens written so far
+    luck: list[float] = field(default_factory=list)  # what the dice have shown, one number for each token
+    said: list[int] = field(default_factory=list)    # the tokens written so far
 
 
 @dataclass
@@ -76,6 +77,28 @@ class Outcome:
     verdict: lorid.Verdict | None = None
     tokens: list[int] = field(default_factory=list)  # of each text, in the order asked for: new ones, end tokens included
     cut: list[bool] = field(default_factory=list)    # of each text: whether it ended by length, not by an end token
+
+
+def learn(text, token, seen):
+    """Note that in this text `token` came after these six tokens, and after these three."""
+    back = tuple((text.prompt[-6:] + text.said)[-6:])
+    seen[back] = seen[back[-3:]] = token
+
+
+def guess(text, seen, most):
+    """Up to `most` tokens, five at best, that may come next: what came in its question's texts after the same six tokens, or three.
+
+    Speculative decoding (arXiv 2211.17192), with a table in place of a small model: the rounds of a vote repeat each other. A pass over
+    several tokens of a row costs little more than over one, and what would not have been drawn is dropped: no text changes.
+    """
+    back, guessed = (text.prompt[-6:] + text.said)[-6:], []
+    while len(guessed) < min(most, 5):
+        token = seen.get(tuple(back[-6:]), seen.get(tuple(back[-3:])))
+        if token is None:
+            break
+        guessed.append(token)
+        back.append(token)
+    return guessed
 
 
 class Engine:
@@ -94,7 +117,7 @@ class Engine:
     def run(self, conversations, progress=lambda done: None):
         """Drive all conversations to their end; returns their Outcomes in order.
 
-        A conversation is resumed, the texts it asks for wait, fill rows as these fall free, grow by a token a step until they
+        A conversation is resumed, the texts it asks for wait, fill rows as these fall free, grow until they
         end; when all it asked for have ended, it is resumed with them.
         """
         conversations = list(conversations)
@@ -103,7 +126,8 @@ class Engine:
         replies = {}       # owner -> the texts of its present request, None where one is still being written
         waiting = deque()  # texts that have no row yet
         writing = []       # writing[i] is in row i of the cache
-        kept = {}          # owner -> {Text.key: keys and values} of the prompts it asked first: a vote asks IR and KG the same in every round
+        kept = {}          # owner -> {role: (prompt, its keys and values)}: the first of each role; a later one begins like it, or is the same
+        seen = {}          # owner -> what `learn` has seen in its texts
         unopened = deque(range(len(conversations)))
         done = 0
 
@@ -114,18 +138,18 @@ class Engine:
                 requests = conversations[owner].send(texts)
             except StopIteration as end:
                 outcomes[owner].verdict, done = end.value, done + 1
-                kept.pop(owner, None)  # so at most about 2 * rows prompts are kept
+                kept.pop(owner, None)  # so at most about 3 * rows prompts are kept
+                seen.pop(owner, None)
                 progress(done)
                 return
             replies[owner] = [None] * len(requests)
             outcome = outcomes[owner]
-            kept.setdefault(owner, {(owner, *request): None for request in requests})
+            kept.setdefault(owner, {})
+            seen.setdefault(owner, {})
             for role, prompt in requests:
                 # Seeded by question and text, not by row, step or process: results do not depend on what else is being written, or where.
                 dice = random.Random(f"{self.seed} {self.place + owner * self.processes} {len(outcome.tokens)}")
-                key = (owner, role, prompt)
-                key = key if key in kept[owner] else (owner, len(outcome.tokens))
-                waiting.append(Text(owner, len(outcome.tokens), role, self.tokenizer.prompt_ids(prompt), key, dice))
+                waiting.append(Text(owner, len(outcome.tokens), role, self.tokenizer.prompt_ids(prompt), dice))
                 outcome.tokens.append(0)
                 outcome.cut.append(False)
 
@@ -138,11 +162,44 @@ class Engine:
             if None not in reply:
                 resume(text.owner, reply)
 
-        def extend(logits):
-            """Sample a token for each row, logits (B, V); take out of their rows the texts that end with it."""
-            luck = torch.tensor([text.dice.random() for text in writing], device=logits.device)
-            for text, token in zip(writing, sample(logits, luck, *self.sampling).tolist()):
-                text.said.append(token)
+        def enter(texts):
+            """Give texts the next rows. Of a prompt, only that is read which its question's first prompt for that role did not begin with."""
+            unread = []
+            for text in texts:
+                first, _ = kept[text.owner].get(text.role, ([], None))
+                shared = min(len(os.path.commonprefix([first, text.prompt])), len(text.prompt) - 1)
+                unread.append((text.prompt[shared:], text))
+            for group in data.micro_batches(unread, PROMPT_BUDGET):
+                ends, texts = zip(*group)
+                starts, row = [len(text.prompt) - len(end) for end, text in group], len(writing)
+                for i, text in enumerate(texts):
+                    if starts[i]:
+                        self.cache.put(row + i, kept[text.owner][text.role][1], starts[i])
+                if len(ends[0]) > 1:  # the longest; the last token of a prompt is fed again when its text begins
+                    self.feed(texts, ends, starts, row)
+                for i, text in enumerate(texts):
+                    if text.role not in kept[text.owner]:
+                        kept[text.owner][text.role] = text.prompt, self.cache.take(row + i, len(text.prompt))
+                writing.extend(texts)
+
+        def extend():
+            """Every row grows: by the token that is drawn for it, and before that by as many guessed ones as would have been drawn, too."""
+            guesses = [guess(text, seen[text.owner], min(self.max_new - len(text.said), self.limit - len(text.prompt) - len(text.said)) - 1)
+                       for text in writing]
+            fed = [[(text.said or text.prompt)[-1], *guessed] for text, guessed in zip(writing, guesses)]
+            hidden = self.feed(writing, fed, [len(text.prompt) + len(text.said) - 1 for text in writing])  # (N, 1, C)
+            for text, tokens in zip(writing, fed):  # a place in a text has its own luck, however often it is drawn for
+                text.luck += [text.dice.random() for _ in range(len(text.said) + len(tokens) - len(text.luck))]
+            luck = torch.tensor([x for text, tokens in zip(writing, fed) for x in text.luck[len(text.said):len(text.said) + len(tokens)]], device=hidden.device)
+            drawn = iter(sample(self.model.logits(hidden[:, 0]), luck, *self.sampling).tolist())
+            for text, guessed in zip(writing, guesses):
+                tokens = [next(drawn) for _ in (*guessed, None)]
+                right = len(os.path.commonprefix([guessed, tokens]))  # what was drawn after a wrong guess is void
+                for token in tokens[:right + 1]:
+                    learn(text, token, seen[text.owner])
+                    text.said.append(token)
+                    if token in self.tokenizer.eos_ids:
+                        break
             for row in reversed(range(len(writing))):  # backwards: what moves into an empty row has been looked at
                 text = writing[row]
                 ended = text.said[-1] in self.tokenizer.eos_ids
@@ -159,47 +216,27 @@ class Engine:
             # Filling one row costs a pass over the weights, as a step of all rows does: wait until an eighth is free, fill all at once.
             if waiting and (not writing or self.rows - len(writing) >= min(len(waiting), self.rows // 8 + 1)):
                 entering = [waiting.popleft() for _ in range(min(len(waiting), self.rows - len(writing)))]
-                fresh = {text.key: text for text in entering if not kept[text.owner].get(text.key) and len(text.prompt) < self.limit}
-                for group in data.micro_batches([(text.prompt, text) for text in fresh.values()], PROMPT_BUDGET):
-                    texts = [text for _, text in group]
-                    self.read(texts, len(writing))
-                    for text in texts:
-                        if text.key in kept[text.owner]:
-                            kept[text.owner][text.key] = self.cache.take(len(writing), len(text.prompt))
-                        writing.append(text)
+                fits = [text for text in entering if len(text.prompt) < self.limit]
+                first = {(text.owner, text.role): text for text in reversed(fits)}
+                later = [text for text in fits if text.role not in kept[text.owner] and first[text.owner, text.role] is not text]
+                enter([text for text in fits if text not in later])
+                enter(later)  # which begin with what these have just read
                 for text in entering:
                     if len(text.prompt) >= self.limit:
                         finish(text, cut=True)  # no room for an answer: an empty text, counted as cut
-                    elif text is not fresh.get(text.key):  # read before, or just now for a text with the same prompt
-                        self.cache.put(len(writing), kept[text.owner][text.key])
-                        writing.append(text)
             elif writing:
-                extend(self.step(writing))
+                extend()
             else:
                 return outcomes
 
-    def set_adapters(self, texts):
-        """Switch each row to its text's adapter; from one step to the next the rows are mostly the same."""
-        if (roles := [text.role for text in texts]) != self.roles:
+    def feed(self, texts, fed, starts, row=0):
+        """The hidden states (N, 1, C) of the tokens `fed`, a list for each text, which go into the rows from `row` on, from the positions `starts` on."""
+        roles = [text.role for text, tokens in zip(texts, fed) for _ in tokens]
+        if roles != self.roles:  # each token has its text's adapter
             lora.switch(self.model, roles)
             self.roles = roles
-
-    def read(self, texts, row):
-        """Put the keys and values of prompts into the rows from `row` on."""
-        T = max(len(text.prompt) for text in texts)
-        ids = torch.tensor([text.prompt + [0] * (T - len(text.prompt)) for text in texts], device=self.model.device)  # (B, T)
-        self.cache.reserve(T)
-        self.set_adapters(texts)
-        self.model(ids, self.cache, torch.arange(row, row + len(texts), device=self.model.device))
-
-    def step(self, texts):
-        """Feed each text its latest token; the logits that follow, (B, V). A new text feeds the last of its prompt again: `read` keeps no logits."""
-        ids = torch.tensor([(text.said or text.prompt)[-1:] for text in texts], device=self.model.device)  # (B, 1)
-        positions = torch.tensor([len(text.prompt) + len(text.said) - 1 for text in texts])
-        used = self.cache.reserve(int(positions.max()) + 1)  # rounded up: where that is the whole cache, it is read without a copy
-        self.set_adapters(texts)
-        hidden = self.model(ids, self.cache, positions=positions.to(ids.device), used=used)  # (B, 1, C)
-        return self.model.logits(hidden)[:, 0]
+        ids = torch.tensor([token for tokens in fed for token in tokens], device=self.model.device)
+        return self.model(ids[:, None], self.cache, starts, [len(tokens) for tokens in fed], row)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

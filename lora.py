@@ -109,9 +109,9 @@ def replace(model, name, module):
     setattr(model.get_submodule(parent), last, module)
 
 
-def check_names(model, names):
-    """A name nobody carries would silently mean the bare base."""
-    known = {name for _, layer in layers(model) for name in layer.parts}
+def check_names(found, names):
+    """A name that none of `layers` carries would silently mean the bare base."""
+    known = {name for _, layer in found for name in layer.parts}
     if lost := set(names) - known - {None}:
         raise ValueError(f"this model carries no adapter {' or '.join(sorted(lost))}; it has {', '.join(sorted(known)) or 'none'}.")
 
@@ -121,16 +121,17 @@ def switch(model, names):
 
     Raises ValueError for a name that no layer has.
     """
-    check_names(model, [names] if names is None or isinstance(names, str) else names)
-    gates = {}  # layers of one layout share the same tensor
-    for _, layer in layers(model):
+    found, gates = layers(model), {}  # layers of one layout share the same tensor
+    check_names(found, [names] if names is None or isinstance(names, str) else names)
+    for _, layer in found:
         layout = tuple((name, part.start, part.stop, scale) for name, (part, scale) in layer.parts.items())
         if layout not in gates:
             if names is None or isinstance(names, str):
                 gates[layout] = None if names is None else layer.gate_of(names)
             else:
-                table = {name: layer.gate_of(name) for name in set(names)}
-                gates[layout] = torch.stack([table[name] for name in names])[:, None]  # (batch, 1, R)
+                place = {name: i for i, name in enumerate(set(names))}
+                table = torch.stack([layer.gate_of(name) for name in place])
+                gates[layout] = table[[place[name] for name in names]][:, None]  # (batch, 1, R)
         layer.gate = gates[layout]
 
 
@@ -140,7 +141,7 @@ def switch(model, names):
 
 def save_adapter(model, name, folder, base, dropout=0.0):
     """Write the adapter `name` as a PEFT folder. `base`: where the base came from, for the reader's information."""
-    check_names(model, [name])
+    check_names(layers(model), [name])
     tensors, targets = {}, []
     for path, layer in layers(model):
         if name not in layer.parts:
@@ -272,7 +273,7 @@ def merged(weight, A, B, scale):
 
 def merge(model, name):
     """W <- W + (alpha / r) B A for one adapter; all adapters are then off. Raises ValueError if something is merged already."""
-    check_names(model, [name])
+    check_names(layers(model), [name])
     if any(hasattr(layer, "unmerged") for _, layer in layers(model)):
         raise ValueError("an adapter is merged already; unmerge it first.")
     switch(model, None)

@@ -186,26 +186,29 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(C, K * D, bias=config.qkv_bias)
         self.o_proj = nn.Linear(H * D, C, bias=config.o_bias)
 
-    def forward(self, x, cos, sin, mask, past=None, rows=None, positions=None, used=0):
-        """x (B, T, C) -> (B, T, C). past: this layer's cache; the others as in Decoder.forward, mask None for plain causal attention."""
+    def forward(self, x, cos, sin, mask, past=None, place=None):
+        """x (B, T, C) -> (B, T, C); mask None for plain causal attention. With this layer's cache, x is (N, 1, C); see Decoder.forward."""
         B, T, _ = x.shape
         q = self.q_proj(x).view(B, T, self.H, self.D).transpose(1, 2)  # (B, H, T, D)
         k = self.k_proj(x).view(B, T, self.K, self.D).transpose(1, 2)  # (B, K, T, D)
         v = self.v_proj(x).view(B, T, self.K, self.D).transpose(1, 2)  # (B, K, T, D)
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        if positions is not None:  # one new token a row: write it at its position, read all that the row holds
-            at = torch.arange(B, device=x.device)
+        padding = False
+        if past is not None:
+            rows, text, turn, at, longest, used = place
             for cached, new in zip(past, (k, v)):
-                cached[at, :, positions] = new[:, :, 0]
-            k, v = (cached[:B, :, :used] for cached in past)
-        elif past is not None:  # a prompt: keep its keys and values, from position 0
-            for cached, new in zip(past, (k, v)):
-                cached[rows, :, :T] = new
-        if by_hand(T, x.device):
+                cached[rows][text, :, at] = new[:, :, 0]
+            k, v = (cached[rows, :, :used] for cached in past)  # (B, K, S, D)
+            line, shape = q[:, :, 0], (len(k), longest, self.H, self.D)
+            padding = len(line) < len(k) * longest
+            q = line.new_zeros(shape).index_put_((text, turn), line) if padding else line.view(shape)
+            q = q.transpose(1, 2)  # (B, H, T, D) again: of each text, its queries
+        if by_hand(q.shape[2], x.device):
             y = self.attend(q, k, v, mask)
         else:
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=self.H > self.K)
-        return self.o_proj(y.transpose(1, 2).reshape(B, T, self.H * self.D))
+        y = y.transpose(1, 2)
+        return self.o_proj((y[text, turn] if padding else y).reshape(B, T, self.H * self.D))
 
     def attend(self, q, k, v, mask):
         """softmax(q k' / sqrt(D)) v as two batched products: q (B, H, T, D), k and v (B, K, S, D), mask (B or 1, 1, G T, S) -> (B, H, T, D).
@@ -279,11 +282,11 @@ class KVCache:
         """A copy of the first `size` positions of a row."""
         return [tuple(cached[row, :, :size].clone() for cached in layer) for layer in self.layers]
 
-    def put(self, row, taken):
-        """Begin a row with what `take` has copied."""
+    def put(self, row, taken, size):
+        """Begin a row with the first `size` positions of what `take` has copied."""
         for layer, copies in zip(self.layers, taken):
             for cached, copy in zip(layer, copies):
-                cached[row, :, :copy.shape[1]] = copy
+                cached[row, :, :size] = copy[:, :size]
 
 
 class Decoder(nn.Module):
@@ -303,25 +306,36 @@ class Decoder(nn.Module):
         f = rotary_frequencies(config)
         self.frequencies = torch.cat((-f, f))  # (D,), the signs that `rotate` wants of sin; cos does not mind
 
-    def forward(self, ids, cache=None, rows=None, positions=None, used=0):
-        """Three ways to call it, B rows each:
+    def forward(self, ids, cache=None, starts=(), lengths=(), row=0):
+        """Two ways to call it:
 
-        forward(ids)                          whole texts (B, T), right-padded, causal: training;
-        forward(ids, cache, rows)             the same, and keys and values go into these rows of the cache: prompts;
-        forward(ids, cache, positions=p, used=n)  one token (B, 1) each for the cache's first B rows, at positions p (B,), all < n.
+        forward(ids)                               whole texts (B, T), right-padded, causal: training -> (B, T, C);
+        forward(ids, cache, starts, lengths, row)  the next lengths[i] tokens, from position starts[i] on, of the text in the cache's row `row` + i,
+                                                   and of all texts in one line, ids (N, 1), so that no padding is computed -> (N, 1, C).
         """
-        T, device = ids.shape[1], ids.device
-        at = torch.arange(T, device=device)[None] if positions is None else positions[:, None]  # (B or 1, T)
+        T, device, place = ids.shape[1], ids.device, None
+        if cache:
+            begin, count = torch.tensor(starts), torch.tensor(lengths)
+            text = torch.arange(len(starts)).repeat_interleave(count)  # (N,): whose token it is, and which of its tokens
+            turn = torch.arange(len(ids)) - (count.cumsum(0) - count)[text]
+            at, T = begin[text] + turn, max(lengths)
+            used = cache.reserve(int((begin + count).max()))
+            text, turn, at, queries = (x.to(device) for x in (text, turn, at, begin[:, None] + torch.arange(T)))
+            place = slice(row, row + len(starts)), text, turn, at, T, used
+            at = at[:, None]
+        else:
+            used, at = T, torch.arange(T, device=device)[None]
+            queries = at
         angles = at[:, None, :, None] * self.frequencies.to(device)  # (B or 1, 1, T, D), float32 as cos and sin need
         x = self.model.embed_tokens(ids)
         cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
         # Right padding needs no mask: a causal token never sees what stands to its right. Layers with the same window share a mask.
-        keys, hand = torch.arange(used or T, device=device), by_hand(T, device)
+        keys, hand = torch.arange(used, device=device), by_hand(T, device)
         G = self.config.num_attention_heads // self.config.num_key_value_heads if hand else 1  # `attend` stacks the heads of a group
-        mask = {window: causal_mask(at, keys, window, x.dtype).repeat(1, G, 1)[:, None] if hand or (window is not None and T > window) else None
+        mask = {window: causal_mask(queries, keys, window, x.dtype).repeat(1, G, 1)[:, None] if hand or cache or (window is not None and T > window) else None
                 for window in set(self.config.windows)}  # (B or 1, 1, G T, S)
         for i, layer in enumerate(self.model.layers):
-            x = layer(x, cos, sin, mask[self.config.windows[i]], None if cache is None else cache.layers[i], rows, positions, used)
+            x = layer(x, cos, sin, mask[self.config.windows[i]], cache and cache.layers[i], place)
         return self.model.norm(x)
 
     def logits(self, hidden):

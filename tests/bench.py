@@ -12,7 +12,8 @@
     limit      which share of the machine's arithmetic, or of its memory's speed, training, prefill and decoding reach
     scale      cost per token and memory for few and many examples and questions
 
-Each side runs in a process of its own, so that its peak memory is its own, and the sides take turns: ours, peer, ours, peer ...
+Each side runs in processes of its own, so that its peak memory is its own, and the sides take turns: ours, peer, ours, peer ... Where it
+trains or votes, ours is started by torchrun, a process for each core, as the README says for a CPU; the peer has a thread for each.
 A figure is the median of the turns. Ratios are what counts: absolute figures change with the machine and with what else it does.
 """
 import argparse
@@ -39,6 +40,7 @@ sys.path.insert(0, str(ROOT))
 import data
 import lorid
 
+CORES = len(os.sched_getaffinity(0))
 SECTIONS = "train", "sample", "roles", "vote", "start", "tokenizer", "limit", "scale"
 PAPER = dict(temperature=1.5, top_k=50, top_p=0.9)  # how the paper samples,
 TOY = dict(temperature=0.6, top_k=50, top_p=0.9)    # and how infer.py does: tiny/ in float32
@@ -68,6 +70,16 @@ def peer(a, roles=("ir",), trainable=False):
     for role in roles[1:]:
         model.load_adapter(f"{a.adapters}/{role}", adapter_name=role)
     return model, Tokenizer(a.model)
+
+
+def everybody(mine):
+    """The lists of all processes, one after the other."""
+    import torch
+    from model import crew
+    shares = [mine]
+    if (n := crew()[1]) > 1:
+        torch.distributed.all_gather_object(shares := [None] * n, mine)
+    return [x for share in shares for x in share]
 
 
 def make_adapters(a):
@@ -144,26 +156,30 @@ def sample_ours(a):
     """The engine as infer.py runs it, each text a.new tokens long; a.roles take turns over the same prompts."""
     import lora
     from infer import Engine
-    from model import pack
+    from model import crew, pack
     model, tokenizer = ours(a)
     lora.stack(model, {role: f"{a.adapters}/{role}" for role in a.roles})
     pack(model)
     tokenizer.eos_ids = []  # nothing ends a text but its length
-    engine, reading = Engine(model, tokenizer, a.batch, 4, **PAPER), []
+    place, processes = crew()
+    engine, reading = Engine(model, tokenizer, a.batch // processes, 4, **PAPER), []
     prompts = [lorid.prompt("ir", row["question"]) for row in data.read_rows(a.data)[:a.batch]]
 
     def text(i):
         yield [(a.roles[i % len(a.roles)], prompts[i])]
         return lorid.Verdict(None)
 
-    def read(*args, plain=engine.read):
+    def feed(*args, plain=engine.feed):
         start = time.time()
-        plain(*args)
-        reading.append(time.time() - start)
+        hidden = plain(*args)
+        if len(args) == 4:  # prompts, for these rows
+            reading.append(time.time() - start)
+        return hidden
 
-    engine.run(map(text, range(a.batch)))  # warms up
-    engine.read, engine.max_new, start = read, a.new, time.time()
-    outcomes = engine.run(map(text, range(a.batch)))
+    mine = range(place, a.batch, processes)
+    engine.run(map(text, mine))  # warms up
+    engine.feed, engine.max_new, start = feed, a.new, time.time()
+    outcomes = everybody(engine.run(map(text, mine)))
     return dict(tokens=sum(sum(o.tokens) for o in outcomes), seconds=time.time() - start, prefill=sum(reading),
                 prompts=sum(len(tokenizer.prompt_ids(prompt)) for prompt in prompts), bytes=sum(p.nbytes for p in model.parameters()))
 
@@ -199,11 +215,13 @@ def all_rounds(question):
 def vote_ours(a):
     import lora
     from infer import Engine
+    from model import crew
     model, tokenizer = ours(a)
     lora.stack(model, {role: f"{a.adapters}/{role}" for role in lorid.ROLES})
     conversation = dict(vote=lorid.vote, all_rounds=all_rounds, system1=lorid.system1)[a.conversation]
+    place, processes = crew()
     engine, start = Engine(model, tokenizer, a.rows, a.new, **TOY), time.time()
-    outcomes = engine.run([conversation(row["question"]) for row in data.toy(a.questions, "test")])
+    outcomes = everybody(engine.run([conversation(row["question"]) for row in data.toy(a.questions, "test")[place::processes]]))
     return dict(seconds=(time.time() - start) / a.questions, new=sum(sum(o.tokens) for o in outcomes) / a.questions)
 
 
@@ -260,7 +278,8 @@ def limit_ours(a):
 
 def turn(what, side, **settings):
     """Run one of the functions above in a fresh process: what it returned, and its peak memory in MB."""
-    command = [sys.executable, __file__, "--child", json.dumps(dict(what=f"{what}_{side}") | settings)]
+    crew = ["-m", "torch.distributed.run", f"--nproc_per_node={CORES}"] if side == "ours" and what in ("train", "vote") else []
+    command = [sys.executable, *crew, __file__, "--child", json.dumps(dict(what=f"{what}_{side}") | settings)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     if done.returncode:
         raise ValueError(f"{what}, {side}: {(done.stderr.strip() or f'ended with status {done.returncode}').splitlines()[-1]}")
@@ -269,9 +288,12 @@ def turn(what, side, **settings):
 
 
 def child(settings):
+    from model import join_crew
+    join_crew("cpu")
     a = SimpleNamespace(**json.loads(settings))
-    found = (globals()[a.what](a) or {}) | dict(peak=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-    print(json.dumps(found))
+    found = globals()[a.what](a) or {}
+    peaks = everybody([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024])  # what the processes share is counted for each
+    print(json.dumps(found | dict(peak=sum(peaks))))
 
 
 def turns(what, repeats, *sides, **common):

@@ -1,6 +1,7 @@
 """infer.py: the engine against a loop that takes one text at a time and remembers nothing, and the sampler against its own definition."""
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -89,28 +90,92 @@ def test_greedy_engine_equals_the_naive_loop(folder, rows):
         assert sum(outcome.tokens) == lengths
 
 
-def test_what_is_asked_again_is_read_once_and_answered_the_same(folder):
-    """A vote asks its first two prompts in every round; asked greedily, they are answered as by the naive loop, in every round and row."""
+def test_what_a_question_has_asked_before_is_read_once_and_answered_the_same(folder):
+    """A vote asks its first two prompts in every round, and its third begins alike: of each prompt, only that is read which the first for the
+    same role has not in common. Asked greedily, all are answered as by the naive loop, in every round and row."""
     logs, read = [[] for _ in range(5)], []
 
     def rounds(question, log):
         for t in range(3):
             requests = [("ir", question), ("kg", question), ("ir", question)]
             log += zip(requests, (yield requests))
-            log += zip([("dr", f"{t} {question}")], (yield [("dr", f"{t} {question}")]))
+            log += zip([("dr", f"{question} {t} and so on")], (yield [("dr", f"{question} {t} and so on")]))
         return lorid.Verdict("1")
     engine = engine_of(folder, rows=4, max_new=9)
 
-    def counted(texts, row, plain=engine.read):
-        read.extend((text.role, tuple(text.prompt)) for text in texts)
-        plain(texts, row)
-    engine.read = counted
+    def counted(texts, fed, starts, *row, plain=engine.feed):
+        if row:  # prompts
+            assert [text.prompt[start:] for text, start in zip(texts, starts)] == list(fed)
+            read.extend((text.role, tuple(text.prompt), start) for text, start in zip(texts, starts) if start < len(text.prompt) - 1)
+        return plain(texts, fed, starts, *row)
+    engine.feed = counted
     engine.run(rounds(q, log) for q, log in zip(questions(5), logs))
+    wanted = []
     for log in logs:
         assert len(log) == 12
+        first = {}
         for (role, prompt), text in log:
             assert text == naive(folder, role, prompt, 9)[0]
-    assert len(read) == len(set(read)) == 5 * (2 + 3)
+            ids = engine.tokenizer.prompt_ids(prompt)
+            shared = len(os.path.commonprefix([ids, first.get(role, [])]))
+            first.setdefault(role, ids)
+            wanted += [(role, tuple(ids), shared)] * (shared < len(ids) - 1)
+    assert sorted(read) == sorted(wanted) and len(read) == 5 * (2 + 3)
+
+
+def test_guesses_change_no_text_and_save_steps(folder, monkeypatch):
+    """The same texts without guesses, with those of the engine, and with absurd ones, sampled too; in float64, as above. A question that is
+    asked again greedily is answered alike: then up to five guesses a step are right."""
+    steps = []
+
+    def texts(**settings):
+        engine, heard = engine_of(folder, torch.float64, rows=3, max_new=24, seed=5, **settings), []
+        steps.append(0)
+
+        def counted(*args, plain=engine.feed):
+            steps[-1] += len(args) == 3
+            return plain(*args)
+
+        def again(question):
+            for _ in range(3):
+                heard.extend((yield [("ir", question)]))
+            return lorid.Verdict(None)
+        engine.feed = counted
+        engine.run(map(again, questions(3)))
+        return heard
+
+    def absurd(text, seen, most):
+        return random.Random(len(text.said)).choices(range(1024), k=min(most, len(text.said) % 4))
+    for settings in (dict(temperature=0.0), dict(temperature=1.0, top_k=0, top_p=0.95), dict(temperature=0.2, top_k=20, top_p=1.0)):
+        guessed = texts(**settings)
+        with monkeypatch.context() as patch:
+            patch.setattr(infer, "guess", lambda text, seen, most: [])
+            assert texts(**settings) == guessed
+            patch.setattr(infer, "guess", absurd)
+            assert texts(**settings) == guessed
+        assert len(set(guessed)) == (3 if settings["temperature"] == 0 else 9)
+    assert steps[1] >= 3 * 23 and steps[0] < steps[1] * 0.6
+
+
+def test_a_guess_is_what_came_after_the_same_tokens():
+    seen, prompt = {}, [90, 91, 92, 93, 94, 95, 96]
+
+    def text(*said):
+        return infer.Text(0, 0, "ir", prompt, None, said=list(said))
+    first = text()
+    for token in (1, 2, 3, 4, 5, 6, 7, 8):
+        infer.learn(first, token, seen)
+        first.said.append(token)
+    assert infer.guess(text(), seen, 9) == [1, 2, 3, 4, 5]
+    assert infer.guess(text(1, 2), seen, 2) == [3, 4]
+    assert infer.guess(text(1, 2), seen, 0) == []
+    assert infer.guess(text(50, 4, 5, 6), seen, 9) == [7, 8]  # by three tokens
+    assert infer.guess(text(5, 6), seen, 9) == infer.guess(text(8, 7, 6), seen, 9) == []
+    other = text(30, 4, 5)
+    for token in (6, 40):  # what came last counts, but six tokens tell more than three
+        infer.learn(other, token, seen)
+        other.said.append(token)
+    assert infer.guess(text(50, 4, 5, 6), seen, 9) == [40] and infer.guess(text(1, 2, 3, 4, 5, 6), seen, 9) == [7, 8]
 
 
 def test_end_tokens_end_a_text_and_are_no_part_of_it(folder):

@@ -239,12 +239,12 @@ def test_roles_keep_to_their_rows_while_decoding(base, three):
     folders, oracles = three
     model, ids, rows = load(base), some_ids(4, 20), ["dr", None, "ir", "kg"]
     lora.stack(model, folders)
-    lora.switch(model, rows)
+    lora.switch(model, [role for role in rows for _ in range(8)])
     cache = KVCache(model.config, 4, model.dtype, model.device)
-    cache.reserve(20)
-    model(ids[:, :8], cache, torch.arange(4))
+    model(ids[:, :8].reshape(-1, 1), cache, [0] * 4, [8] * 4)
+    lora.switch(model, rows)
     for t in range(8, 20):
-        step = model.logits(model(ids[:, t:t + 1], cache, positions=torch.full((4,), t), used=t + 1)[:, 0])
+        step = model.logits(model(ids[:, t:t + 1], cache, [t] * 4, [1] * 4)[:, 0])
         for row, role in enumerate(rows):
             assert close(step[row], logits(oracles[role], ids[row:row + 1])[0, t])
 

@@ -181,12 +181,12 @@ def test_packed_layers_say_what_they_said_before(make_base, family, tied):
     for prepare in (lambda model: model, pack):
         lora.stack(model := load_model(folder, dtype=torch.bfloat16), {"ir": folder / "ir"})
         assert prepare(model) is model
-        lora.switch(model, ["ir", None, "ir"])
         cache = KVCache(model.config, 3, torch.bfloat16, "cpu")
-        cache.reserve(21)
         with torch.inference_mode():
-            said.append([model.logits(model(some_ids(3, 20), cache, torch.arange(3))),
-                         model.logits(model(some_ids(3, 1), cache, positions=torch.tensor([20, 7, 3]), used=21))])
+            lora.switch(model, ["ir", None, "ir"] * 20)
+            said.append([model.logits(model(some_ids(60, 1), cache, [0] * 3, [20] * 3))])
+            lora.switch(model, ["ir", None, "ir"])
+            said[-1].append(model.logits(model(some_ids(3, 1), cache, [20, 7, 3], [1] * 3)))
     linears = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
     assert len(linears) == 3 * 7 + 1 and all(linear.weight.is_mkldnn for linear in linears) and not model.model.embed_tokens.weight.is_mkldnn
     for plain, packed in zip(*said):
@@ -216,7 +216,7 @@ def gsm8k(shared, name):
 
 
 def test_smollm2_says_the_same_as_in_transformers(smollm2, shared):
-    """Greedy, float32, ten questions of different lengths: padded on the right and cached per row here, padded on the left there."""
+    """Greedy, float32, ten questions of different lengths: in one line and cached per row here, padded on the left there."""
     transformers = pytest.importorskip("transformers")
     tokenizer = Tokenizer(smollm2)
     texts = [tokenizer.encode(row["question"] + "\n") for row in gsm8k(shared, "test.jsonl")[:10]]
@@ -227,18 +227,17 @@ def test_smollm2_says_the_same_as_in_transformers(smollm2, shared):
     del hf
     model = load_model(smollm2, dtype=torch.float32)
     stop = model.config.eos_ids
-    lengths = torch.tensor([len(ids) for ids in texts])
+    lengths = [len(ids) for ids in texts]
     cache = KVCache(model.config, 10, model.dtype, model.device)
-    cache.reserve(longest + 24)
     with torch.no_grad():
-        hidden = model(torch.tensor([ids + [0] * (longest - len(ids)) for ids in texts]), cache, list(range(10)))
-        hidden, ours = hidden[torch.arange(10), lengths - 1], []
+        hidden = model(torch.tensor([[i] for ids in texts for i in ids]), cache, [0] * 10, lengths)
+        hidden, ours = hidden[torch.tensor(lengths).cumsum(0) - 1, 0], []
         for _ in range(24):
             logits = model.logits(hidden)
             logits[:, stop] = -torch.inf  # min_new_tokens does the same
             ours.append(logits.argmax(-1))
-            hidden = model(ours[-1][:, None], cache, positions=lengths, used=int(lengths.max()) + 1)[:, 0]
-            lengths = lengths + 1
+            hidden = model(ours[-1][:, None], cache, lengths, [1] * 10)[:, 0]
+            lengths = [n + 1 for n in lengths]
     assert torch.stack(ours, 1).tolist() == theirs
 
 
@@ -258,38 +257,47 @@ def dirty_cache(model, rows, size):
     return cache
 
 
-def right_padded(ids, lengths):
-    """The first lengths[i] ids of each row, then zeros."""
-    return torch.where(torch.arange(max(lengths)) < torch.tensor(lengths)[:, None], ids[:, :max(lengths)], 0)
-
-
 @torch.no_grad()
-def decode(model, ids, cache, lengths, steps):
-    """Feed ids[row, length], ids[row, length + 1], ... one a step; the logits of each, (rows, steps, V)."""
-    every, positions = [], torch.tensor(lengths)
-    for _ in range(steps):
-        tokens = ids[torch.arange(len(ids)), positions][:, None]
-        cache.reserve(int(positions.max()) + 1)  # it grows in mid-text
-        every.append(model.logits(model(tokens, cache, positions=positions, used=int(positions.max()) + 1)))
-        positions = positions + 1
-    return torch.cat(every, 1)
+def feed(model, ids, cache, starts, lengths, row=0):
+    """Feed ids[i, starts[i]:starts[i] + lengths[i]] to the rows from `row` on; the logits of each text, a list of (lengths[i], V)."""
+    line = torch.cat([text[n:n + more] for text, n, more in zip(ids, starts, lengths)])[:, None]
+    return model.logits(model(line, cache, starts, lengths, row)[:, 0]).split(lengths)
+
+
+def decode(model, ids, cache, starts, steps):
+    """Feed ids[row, start], ids[row, start + 1], ... one a step; the logits of each, (rows, steps, V)."""
+    return torch.stack([torch.cat(feed(model, ids, cache, [n + t for n in starts], [1] * len(ids))) for t in range(steps)], 1)
 
 
 @pytest.mark.parametrize("name", WINDOWED)
 @torch.no_grad()
 def test_cached_decoding_equals_the_whole_forward(make_base, name):
-    """Prompts of different lengths in one right-padded prefill, into rows in any order; then one token a row, each at its own position."""
+    """Prompts of different lengths, in two calls, into rows of their own; then one token a row, each at its own position."""
     model = load_model(make_base(**BASES[name])[0], dtype=torch.float32)
-    ids, lengths, order = some_ids(4, 60), [5, 23, 1, 12], [2, 0, 3, 1]
+    ids, lengths = some_ids(4, 60), [5, 23, 1, 12]
     whole = model.logits(model(ids))
     cache = dirty_cache(model, 6, 24)
-    first = model.logits(model(right_padded(ids, lengths), cache, order))
-    for row, n in enumerate(lengths):
-        assert close(first[row, :n], whole[row, :n])
-    place = [order.index(row) for row in range(4)]  # which text stands in each row of the cache
-    steps = decode(model, ids[place], cache, [lengths[i] for i in place], 36)
-    for row, i in enumerate(place):
-        assert close(steps[row], whole[i, lengths[i]:lengths[i] + 36])
+    first = *feed(model, ids[2:], cache, [0, 0], lengths[2:], row=2), *feed(model, ids[:2], cache, [0, 0], lengths[:2])
+    for text, row in enumerate([2, 3, 0, 1]):
+        assert close(first[text], whole[row, :lengths[row]])
+    for row, said in enumerate(decode(model, ids, cache, lengths, 36)):  # the cache grows in mid-text
+        assert close(said, whole[row, lengths[row]:lengths[row] + 36])
+
+
+@pytest.mark.parametrize("name", WINDOWED)
+@torch.no_grad()
+def test_several_tokens_of_each_text_at_once_and_wrong_ones_taken_back(make_base, name):
+    """As when tokens are guessed: each row is fed some that are wrong and, from where they began, the right ones, a different number each."""
+    model = load_model(make_base(**BASES[name])[0], dtype=torch.float32)
+    ids, wrong, at = some_ids(4, 60), some_ids(4, 60).flip(0), [0, 0, 0, 0]
+    whole, cache = model.logits(model(ids)), dirty_cache(model, 4, 8)
+    for step in range(12):
+        lengths = [1 + (step * k + k) % 4 for k in range(4)]
+        feed(model, wrong, cache, at, [n + 1 for n in lengths[::-1]])
+        for row, said in enumerate(feed(model, ids, cache, at, lengths)):
+            assert close(said, whole[row, at[row]:at[row] + lengths[row]])
+        at = [n + more for n, more in zip(at, lengths)]
+    assert len(set(at)) > 2
 
 
 @torch.no_grad()
@@ -298,10 +306,10 @@ def test_a_moved_row_goes_on_as_before_and_a_freed_row_takes_a_new_prompt(make_b
     ids, whole = some_ids(4, 40), None
     whole = model.logits(model(ids))
     cache = dirty_cache(model, 3, 16)
-    model(right_padded(ids[:3], [9, 4, 15]), cache, [0, 1, 2])
+    feed(model, ids[:3], cache, [0, 0, 0], [9, 4, 15])
     decode(model, ids[:3], cache, [9, 4, 15], 5)
     cache.move(2, 0)  # text 2 takes the place of text 0
-    model(ids[3:, :11], cache, [2])  # and text 3 begins where it was
+    feed(model, ids[3:], cache, [0], [11], row=2)  # and text 3 begins where it was
     steps = decode(model, ids[[2, 1, 3]], cache, [20, 9, 11], 15)
     for row, (text, at) in enumerate([(2, 20), (1, 9), (3, 11)]):
         assert close(steps[row], whole[text, at:at + 15])
@@ -312,7 +320,7 @@ def test_fewer_rows_than_the_cache_has_may_be_decoded(make_base):
     model = load_model(make_base()[0], dtype=torch.float32)
     ids = some_ids(3, 30)
     cache = dirty_cache(model, 3, 30)
-    model(ids[:, :10], cache, [0, 1, 2])
+    feed(model, ids, cache, [0, 0, 0], [10, 10, 10])
     assert close(decode(model, ids[:2], cache, [10, 10], 20), model.logits(model(ids[:2]))[:, 10:])
 
 

@@ -4,14 +4,13 @@
     python infer.py --ask "Mia has 3 boxes of 12 pens. She gives 6 pens away. How many are left?"
     python infer.py --model models/smollm2 --data test.jsonl --limit 8 --rounds 3
 
-The engine knows nothing of votes: a conversation (see lorid.py) asks for texts, and gets them. Every row of the batch writes one
+The engine knows nothing of votes: a conversation (see lorid.py) asks for texts, and gets them. Every row of the cache holds one
 text; a row that is done takes the next text that somebody waits for, of whatever role.
 """
 import argparse
 import io
 import json
 import math
-import os
 import random
 import sys
 import time
@@ -56,7 +55,7 @@ def sample(logits, luck, temperature, top_k, top_p):
 # ---------------------------------------------------------------------------------------------------------------------
 # The engine
 
-PROMPT_BUDGET = 2048  # most tokens, padding included, of the prompts that are read in one pass; with 8192, reading takes 1.6 times as long on a CPU
+PROMPT_BUDGET = 2048  # most tokens of the prompts that are read in one pass, each counted as long as the longest
 
 
 @dataclass(eq=False)
@@ -67,8 +66,9 @@ class Text:
     role: str
     prompt: list[int]
     dice: random.Random  # its own
-    luck: list[float] = field(default_factory=list)  # what the dice have shown, one number for each token
     said: list[int] = field(default_factory=list)    # the tokens written so far
+    luck: list[float] = field(default_factory=list)  # luck[i] decides over said[i]
+    right: int = 4       # how many guesses proved right when it last had some
 
 
 @dataclass
@@ -79,20 +79,28 @@ class Outcome:
     cut: list[bool] = field(default_factory=list)    # of each text: whether it ended by length, not by an end token
 
 
+def shared_length(a, b):
+    """How many items two lists have in common at their beginning."""
+    return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
+
+
 def learn(text, token, seen):
     """Note that in this text `token` came after these six tokens, and after these three."""
-    back = tuple((text.prompt[-6:] + text.said)[-6:])
+    back = tuple((text.prompt[-6:] + text.said[-6:])[-6:])
     seen[back] = seen[back[-3:]] = token
 
 
 def guess(text, seen, most):
-    """Up to `most` tokens, five at best, that may come next: what came in its question's texts after the same six tokens, or three.
+    """Up to `most` tokens that may come next: those that last came, in its question's texts, after the same six tokens, or three. At most
+    five, and one more than proved right last time: wrong ones cost.
 
-    Speculative decoding (arXiv 2211.17192), with a table in place of a small model: the rounds of a vote repeat each other. A pass over
-    several tokens of a row costs little more than over one, and what would not have been drawn is dropped: no text changes.
+    Speculative decoding (arXiv 2211.17192), with a table in place of a small model. It changes no text (up to rounding): attention is causal,
+    so behind right guesses stand the logits that one token at a time would give; from them each token is drawn with its own luck. That
+    holds up to the first draw that is not as guessed, which is the right one itself; what was drawn behind it is dropped. The rounds of a vote
+    repeat each other: tiny/ writes 3 tokens of a text in a pass.
     """
-    back, guessed = (text.prompt[-6:] + text.said)[-6:], []
-    while len(guessed) < min(most, 5):
+    back, guessed = (text.prompt[-6:] + text.said[-6:])[-6:], []
+    while len(guessed) < min(most, 5, text.right + 1):
         token = seen.get(tuple(back[-6:]), seen.get(tuple(back[-3:])))
         if token is None:
             break
@@ -102,7 +110,7 @@ def guess(text, seen, most):
 
 
 class Engine:
-    """A pool of `rows` batch rows, each writing one text, over one model with stacked adapters. temperature, top_k, top_p as in `sample`;
+    """A cache of `rows` rows, in each of which a text is written, over one model with stacked adapters. temperature, top_k, top_p as in `sample`;
     a text has at most `max_new` tokens."""
 
     def __init__(self, model, tokenizer, rows=64, max_new=256, temperature=0.0, top_k=50, top_p=0.9, seed=0):
@@ -110,15 +118,15 @@ class Engine:
         self.sampling = (temperature, top_k, top_p)
         self.limit = model.config.max_position_embeddings
         self.cache = KVCache(model.config, rows, model.dtype, model.device)
-        self.roles = None  # the role of each row as `lora.switch` knows it
+        self.roles = None  # the role of each token as `lora.switch` knows it
         self.place, self.processes = crew()
 
     @torch.inference_mode()
     def run(self, conversations, progress=lambda done: None):
         """Drive all conversations to their end; returns their Outcomes in order.
 
-        A conversation is resumed, the texts it asks for wait, fill rows as these fall free, grow until they
-        end; when all it asked for have ended, it is resumed with them.
+        A conversation is resumed, the texts it asks for wait, fill rows as these fall free, and grow until they end; when
+        all it asked for have ended, it is resumed with them.
         """
         conversations = list(conversations)
         outcomes = [Outcome() for _ in conversations]
@@ -126,8 +134,8 @@ class Engine:
         replies = {}       # owner -> the texts of its present request, None where one is still being written
         waiting = deque()  # texts that have no row yet
         writing = []       # writing[i] is in row i of the cache
-        kept = {}          # owner -> {role: (prompt, its keys and values)}: the first of each role; a later one begins like it, or is the same
-        seen = {}          # owner -> what `learn` has seen in its texts
+        kept = {}          # owner -> {role: (prompt, its keys and values)}: the first of each role
+        seen = {}          # owner -> what `learn` has seen in its texts, about 270 bytes a token
         unopened = deque(range(len(conversations)))
         done = 0
 
@@ -163,11 +171,11 @@ class Engine:
                 resume(text.owner, reply)
 
         def enter(texts):
-            """Give texts the next rows. Of a prompt, only that is read which its question's first prompt for that role did not begin with."""
+            """Put texts into the next rows and read their prompts; what a prompt shares with its question's first one for that role is copied."""
             unread = []
             for text in texts:
                 first, _ = kept[text.owner].get(text.role, ([], None))
-                shared = min(len(os.path.commonprefix([first, text.prompt])), len(text.prompt) - 1)
+                shared = min(shared_length(first, text.prompt), len(text.prompt) - 1)
                 unread.append((text.prompt[shared:], text))
             for group in data.micro_batches(unread, PROMPT_BUDGET):
                 ends, texts = zip(*group)
@@ -175,26 +183,32 @@ class Engine:
                 for i, text in enumerate(texts):
                     if starts[i]:
                         self.cache.put(row + i, kept[text.owner][text.role][1], starts[i])
-                if len(ends[0]) > 1:  # the longest; the last token of a prompt is fed again when its text begins
+                if len(ends[0]) > 1 or 0 in starts:  # else only last tokens are unread, and `extend` feeds those (again) when their texts begin
                     self.feed(texts, ends, starts, row)
                 for i, text in enumerate(texts):
                     if text.role not in kept[text.owner]:
                         kept[text.owner][text.role] = text.prompt, self.cache.take(row + i, len(text.prompt))
                 writing.extend(texts)
 
+        def room(text):
+            """How many more tokens it may have."""
+            return min(self.max_new, self.limit - len(text.prompt)) - len(text.said)
+
         def extend():
-            """Every row grows: by the token that is drawn for it, and before that by as many guessed ones as would have been drawn, too."""
-            guesses = [guess(text, seen[text.owner], min(self.max_new - len(text.said), self.limit - len(text.prompt) - len(text.said)) - 1)
-                       for text in writing]
+            """Feed each text its latest token and what is guessed to follow; each grows by the guesses that prove right and one token more."""
+            guesses = [guess(text, seen[text.owner], room(text) - 1) for text in writing]  # one more comes anyway
             fed = [[(text.said or text.prompt)[-1], *guessed] for text, guessed in zip(writing, guesses)]
             hidden = self.feed(writing, fed, [len(text.prompt) + len(text.said) - 1 for text in writing])  # (N, 1, C)
-            for text, tokens in zip(writing, fed):  # a place in a text has its own luck, however often it is drawn for
-                text.luck += [text.dice.random() for _ in range(len(text.said) + len(tokens) - len(text.luck))]
-            luck = torch.tensor([x for text, tokens in zip(writing, fed) for x in text.luck[len(text.said):len(text.said) + len(tokens)]], device=hidden.device)
-            drawn = iter(sample(self.model.logits(hidden[:, 0]), luck, *self.sampling).tolist())
+            luck = []
+            for text, tokens in zip(writing, fed):
+                n = len(text.said)
+                text.luck += [text.dice.random() for _ in range(n + len(tokens) - len(text.luck))]
+                luck += text.luck[n:n + len(tokens)]
+            drawn = iter(sample(self.model.logits(hidden)[:, 0], torch.tensor(luck, device=hidden.device), *self.sampling).tolist())
             for text, guessed in zip(writing, guesses):
-                tokens = [next(drawn) for _ in (*guessed, None)]
-                right = len(os.path.commonprefix([guessed, tokens]))  # what was drawn after a wrong guess is void
+                tokens = [next(drawn) for _ in range(len(guessed) + 1)]
+                right = shared_length(guessed, tokens)  # tokens[right] was drawn where the guess was wrong, or at its end
+                text.right = right if guessed else text.right
                 for token in tokens[:right + 1]:
                     learn(text, token, seen[text.owner])
                     text.said.append(token)
@@ -203,7 +217,7 @@ class Engine:
             for row in reversed(range(len(writing))):  # backwards: what moves into an empty row has been looked at
                 text = writing[row]
                 ended = text.said[-1] in self.tokenizer.eos_ids
-                if ended or len(text.said) == self.max_new or len(text.prompt) + len(text.said) == self.limit:
+                if ended or room(text) <= 0:
                     last = writing.pop()  # rows stay packed: the last one moves to the empty place
                     if last is not text:
                         writing[row] = last
@@ -216,23 +230,24 @@ class Engine:
             # Filling one row costs a pass over the weights, as a step of all rows does: wait until an eighth is free, fill all at once.
             if waiting and (not writing or self.rows - len(writing) >= min(len(waiting), self.rows // 8 + 1)):
                 entering = [waiting.popleft() for _ in range(min(len(waiting), self.rows - len(writing)))]
-                fits = [text for text in entering if len(text.prompt) < self.limit]
-                first = {(text.owner, text.role): text for text in reversed(fits)}
+                fits = [text for text in entering if room(text) > 0]
+                first = {(text.owner, text.role): text for text in reversed(fits)}  # self-consistency asks for many alike at once
                 later = [text for text in fits if text.role not in kept[text.owner] and first[text.owner, text.role] is not text]
                 enter([text for text in fits if text not in later])
-                enter(later)  # which begin with what these have just read
+                enter(later)  # what they share with these has just been read
                 for text in entering:
-                    if len(text.prompt) >= self.limit:
-                        finish(text, cut=True)  # no room for an answer: an empty text, counted as cut
+                    if room(text) <= 0:
+                        finish(text, cut=True)  # an empty text, counted as cut
             elif writing:
                 extend()
             else:
                 return outcomes
 
     def feed(self, texts, fed, starts, row=0):
-        """The hidden states (N, 1, C) of the tokens `fed`, a list for each text, which go into the rows from `row` on, from the positions `starts` on."""
-        roles = [text.role for text, tokens in zip(texts, fed) for _ in tokens]
-        if roles != self.roles:  # each token has its text's adapter
+        """Feed each text some tokens, lists of ids: they go into the cache's rows from `row` on, to the positions from `starts` on.
+        Their hidden states, (N, 1, C)."""
+        roles = [text.role for text, tokens in zip(texts, fed) for _ in tokens]  # to the model, each token is a row of the batch
+        if roles != self.roles:
             lora.switch(self.model, roles)
             self.roles = roles
         ids = torch.tensor([token for tokens in fed for token in tokens], device=self.model.device)

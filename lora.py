@@ -117,7 +117,8 @@ def check_names(found, names):
 
 
 def switch(model, names):
-    """Which adapter speaks: None, the bare base; a name, that one for all; a list of names, one per row of the batch (None: the base).
+    """Which adapter speaks: None, the bare base; a name, that one for all; a list of names, one per row of the batch (None: the base);
+    when texts are in a cache, each of their tokens is a row.
 
     Raises ValueError for a name that no layer has.
     """

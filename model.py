@@ -186,29 +186,29 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(C, K * D, bias=config.qkv_bias)
         self.o_proj = nn.Linear(H * D, C, bias=config.o_bias)
 
-    def forward(self, x, cos, sin, mask, past=None, place=None):
-        """x (B, T, C) -> (B, T, C); mask None for plain causal attention. With this layer's cache, x is (N, 1, C); see Decoder.forward."""
+    def forward(self, x, cos, sin, mask, past=None, layout=None):
+        """x (B, T, C) -> (B, T, C); mask None for plain causal attention. With past, this layer's cache, x is (N, 1, C): see Decoder.forward."""
         B, T, _ = x.shape
         q = self.q_proj(x).view(B, T, self.H, self.D).transpose(1, 2)  # (B, H, T, D)
         k = self.k_proj(x).view(B, T, self.K, self.D).transpose(1, 2)  # (B, K, T, D)
         v = self.v_proj(x).view(B, T, self.K, self.D).transpose(1, 2)  # (B, K, T, D)
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        padding = False
+        ragged = False
         if past is not None:
-            rows, text, turn, at, longest, used = place
+            # Everywhere else a token is a row of its own; here each text's queries must stand side by side, to look at the same keys.
+            rows, text, nth, at, longest, S = layout
             for cached, new in zip(past, (k, v)):
-                cached[rows][text, :, at] = new[:, :, 0]
-            k, v = (cached[rows, :, :used] for cached in past)  # (B, K, S, D)
-            line, shape = q[:, :, 0], (len(k), longest, self.H, self.D)
-            padding = len(line) < len(k) * longest
-            q = line.new_zeros(shape).index_put_((text, turn), line) if padding else line.view(shape)
-            q = q.transpose(1, 2)  # (B, H, T, D) again: of each text, its queries
+                cached[rows][text, :, at] = new[:, :, 0]  # rows is a slice, so this writes into the cache
+            k, v = (cached[rows, :, :S] for cached in past)  # (texts, K, S, D)
+            flat, shape = q[:, :, 0], (len(k), longest, self.H, self.D)
+            ragged = B < len(k) * longest  # some texts have fewer tokens than the longest: padded for attention only
+            q = (flat.new_zeros(shape).index_put_((text, nth), flat) if ragged else flat.view(shape)).transpose(1, 2)  # (texts, H, longest, D)
         if by_hand(q.shape[2], x.device):
             y = self.attend(q, k, v, mask)
         else:
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=self.H > self.K)
         y = y.transpose(1, 2)
-        return self.o_proj((y[text, turn] if padding else y).reshape(B, T, self.H * self.D))
+        return self.o_proj((y[text, nth] if ragged else y).reshape(B, T, self.H * self.D))
 
     def attend(self, q, k, v, mask):
         """softmax(q k' / sqrt(D)) v as two batched products: q (B, H, T, D), k and v (B, K, S, D), mask (B or 1, 1, G T, S) -> (B, H, T, D).
@@ -255,8 +255,8 @@ class Layer(nn.Module):
 class KVCache:
     """Keys and values of `rows` texts, each of its own length; grows as they do.
 
-    Nothing is ever erased: a row's positions beyond its length hold leftovers, which `causal_mask` hides
-    until the next token overwrites them.
+    Nothing is ever erased: a row's positions beyond its length hold leftovers (of another text, or of guesses that proved wrong),
+    which `causal_mask` hides until the next token overwrites them.
     """
 
     def __init__(self, config, rows, dtype, device):
@@ -310,32 +310,33 @@ class Decoder(nn.Module):
         """Two ways to call it:
 
         forward(ids)                               whole texts (B, T), right-padded, causal: training -> (B, T, C);
-        forward(ids, cache, starts, lengths, row)  the next lengths[i] tokens, from position starts[i] on, of the text in the cache's row `row` + i,
-                                                   and of all texts in one line, ids (N, 1), so that no padding is computed -> (N, 1, C).
+        forward(ids, cache, starts, lengths, row)  the next tokens of texts in the cache: text i is in its row `row` + i, and its next lengths[i]
+                                                   tokens go to the positions starts[i], starts[i] + 1, ... They stand one after the other, as
+                                                   ids (N, 1), N = sum(lengths), so that no padding is computed -> (N, 1, C).
         """
-        T, device, place = ids.shape[1], ids.device, None
+        device, layout = ids.device, None
         if cache:
-            begin, count = torch.tensor(starts), torch.tensor(lengths)
-            text = torch.arange(len(starts)).repeat_interleave(count)  # (N,): whose token it is, and which of its tokens
-            turn = torch.arange(len(ids)) - (count.cumsum(0) - count)[text]
-            at, T = begin[text] + turn, max(lengths)
-            used = cache.reserve(int((begin + count).max()))
-            text, turn, at, queries = (x.to(device) for x in (text, turn, at, begin[:, None] + torch.arange(T)))
-            place = slice(row, row + len(starts)), text, turn, at, T, used
-            at = at[:, None]
+            starts, counts = torch.tensor(starts), torch.tensor(lengths)
+            text = torch.arange(len(starts)).repeat_interleave(counts)               # lengths (2, 3): 0 0 1 1 1
+            nth = torch.arange(len(ids)) - (counts.cumsum(0) - counts)[text]         # and 0 1 0 1 2
+            T, S = max(lengths), cache.reserve(int((starts + counts).max()))
+            S = S if any(starts) else T  # whole texts look at themselves only
+            text, nth, at, queries = (x.to(device) for x in (text, nth, starts[text] + nth, starts[:, None] + torch.arange(T)))
+            layout = slice(row, row + len(starts)), text, nth, at, T, S
+            at = at[:, None]  # (N, 1)
         else:
-            used, at = T, torch.arange(T, device=device)[None]
-            queries = at
-        angles = at[:, None, :, None] * self.frequencies.to(device)  # (B or 1, 1, T, D), float32 as cos and sin need
+            T = S = ids.shape[1]
+            at = queries = torch.arange(T, device=device)[None]  # (1, T)
+        angles = at[:, None, :, None] * self.frequencies.to(device)  # (1, 1, T, D) or (N, 1, 1, D), float32 as cos and sin need
         x = self.model.embed_tokens(ids)
         cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
         # Right padding needs no mask: a causal token never sees what stands to its right. Layers with the same window share a mask.
-        keys, hand = torch.arange(used, device=device), by_hand(T, device)
+        keys, hand = torch.arange(S, device=device), by_hand(T, device)
         G = self.config.num_attention_heads // self.config.num_key_value_heads if hand else 1  # `attend` stacks the heads of a group
-        mask = {window: causal_mask(queries, keys, window, x.dtype).repeat(1, G, 1)[:, None] if hand or cache or (window is not None and T > window) else None
-                for window in set(self.config.windows)}  # (B or 1, 1, G T, S)
+        mask = {window: causal_mask(queries, keys, window, x.dtype).repeat(1, G, 1)[:, None] if hand or S > T or (window is not None and T > window) else None
+                for window in set(self.config.windows)}  # (1 or texts, 1, G T, S)
         for i, layer in enumerate(self.model.layers):
-            x = layer(x, cos, sin, mask[self.config.windows[i]], cache and cache.layers[i], place)
+            x = layer(x, cos, sin, mask[self.config.windows[i]], cache and cache.layers[i], layout)
         return self.model.norm(x)
 
     def logits(self, hidden):

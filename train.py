@@ -132,7 +132,8 @@ def fit(model, parameters, batches, steps, args, autocast=False):
     for step, examples in zip(range(steps), batches):
         rate = learning_rate(step, steps, args.lr, warmup)
         n_tokens, loss = count_supervised(examples), 0.0
-        shares = [data.micro_batches(examples[i::processes], args.budget) for i in range(processes)]
+        ordered = sorted(examples, key=lambda example: len(example[0]))  # so that all get as much to do
+        shares = [data.micro_batches(ordered[i::processes], args.budget) for i in range(processes)]
         idle = [examples[:1]] * (max(map(len, shares)) - len(shares[place]))
         for i, group in enumerate(shares[place] + idle):  # all make as many passes, which --shard needs; idle ones count nothing
             with torch.autocast(model.device.type, torch.bfloat16, enabled=autocast):

@@ -155,14 +155,14 @@ def train_peer(a):
 def sample_ours(a):
     """The engine as infer.py runs it, each text a.new tokens long; a.roles take turns over the same prompts."""
     import lora
-    from infer import Engine
-    from model import crew, pack
+    import infer
+    from model import pack
+    infer.guess = lambda *_: []  # what is random cannot be guessed: each token has a pass of its own
     model, tokenizer = ours(a)
     lora.stack(model, {role: f"{a.adapters}/{role}" for role in a.roles})
     pack(model)
     tokenizer.eos_ids = []  # nothing ends a text but its length
-    place, processes = crew()
-    engine, reading = Engine(model, tokenizer, a.batch // processes, 4, **PAPER), []
+    engine, reading = infer.Engine(model, tokenizer, a.batch, 4, **PAPER), []
     prompts = [lorid.prompt("ir", row["question"]) for row in data.read_rows(a.data)[:a.batch]]
 
     def text(i):
@@ -176,10 +176,9 @@ def sample_ours(a):
             reading.append(time.time() - start)
         return hidden
 
-    mine = range(place, a.batch, processes)
-    engine.run(map(text, mine))  # warms up
+    engine.run(map(text, range(a.batch)))  # warms up
     engine.feed, engine.max_new, start = feed, a.new, time.time()
-    outcomes = everybody(engine.run(map(text, mine)))
+    outcomes = engine.run(map(text, range(a.batch)))
     return dict(tokens=sum(sum(o.tokens) for o in outcomes), seconds=time.time() - start, prefill=sum(reading),
                 prompts=sum(len(tokenizer.prompt_ids(prompt)) for prompt in prompts), bytes=sum(p.nbytes for p in model.parameters()))
 
@@ -220,7 +219,9 @@ def vote_ours(a):
     lora.stack(model, {role: f"{a.adapters}/{role}" for role in lorid.ROLES})
     conversation = dict(vote=lorid.vote, all_rounds=all_rounds, system1=lorid.system1)[a.conversation]
     place, processes = crew()
-    engine, start = Engine(model, tokenizer, a.rows, a.new, **TOY), time.time()
+    engine = Engine(model, tokenizer, a.rows, a.new, **TOY)
+    everybody([])  # all begin together
+    start = time.time()
     outcomes = everybody(engine.run([conversation(row["question"]) for row in data.toy(a.questions, "test")[place::processes]]))
     return dict(seconds=(time.time() - start) / a.questions, new=sum(sum(o.tokens) for o in outcomes) / a.questions)
 
@@ -278,11 +279,12 @@ def limit_ours(a):
 
 def turn(what, side, **settings):
     """Run one of the functions above in a fresh process: what it returned, and its peak memory in MB."""
-    crew = ["-m", "torch.distributed.run", f"--nproc_per_node={CORES}"] if side == "ours" and what in ("train", "vote") else []
+    crew = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={CORES}"] if side == "ours" and what in ("train", "vote") else []
     command = [sys.executable, *crew, __file__, "--child", json.dumps(dict(what=f"{what}_{side}") | settings)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     if done.returncode:
-        raise ValueError(f"{what}, {side}: {(done.stderr.strip() or f'ended with status {done.returncode}').splitlines()[-1]}")
+        said = done.stderr.strip().splitlines() or [f"ended with status {done.returncode}"]
+        raise ValueError(f"{what}, {side}: {([line for line in said if re.match(r'(.*: )?[a-zA-Z]+Error: ', line)] or said)[-1]}")
     print(f"  {what} {side}: {done.stdout.splitlines()[-1]}", file=sys.stderr)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -362,8 +364,8 @@ def bench(sections, model, rows, trained, quick, folder):
         lots, few = turns("train", repeats, *(("ours", dict(examples=n, steps=max(20, n // 32))) for n in (many[0], 100)), **common)
         yield f"training on {many[0]:,} and 100 examples, tokens/s", rate(lots), rate(few), rate(lots) / rate(few), 0.9, "at least"
         yield "peak MB", lots["peak"], few["peak"], lots["peak"] / few["peak"], 1.1, "at most"
-        lots, few = turns("vote", repeats, *(("ours", dict(questions=n)) for n in (many[1], 10)),  # two rows: ten questions keep them busy
-                          **toy | dict(adapters=f"{folder}/toy", rows=2, new=32, conversation="system1"))
+        lots, few = turns("vote", repeats, *(("ours", dict(questions=n)) for n in (many[1], 10)),  # a row for each: the same work, however many
+                          **toy | dict(adapters=f"{folder}/toy", rows=1, new=32, conversation="system1"))
         us, them = (found["new"] / found["seconds"] for found in (lots, few))
         yield f"asking {many[1]:,} and 10 questions, new tokens/s", us, them, us / them, 0.9, "at least"
         yield "peak MB", lots["peak"], few["peak"], lots["peak"] / few["peak"], 1.1, "at most"

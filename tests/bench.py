@@ -157,7 +157,8 @@ def sample_ours(a):
     import lora
     import infer
     from model import pack
-    infer.guess = lambda *_: []  # what is random cannot be guessed: each token has a pass of its own
+    if not a.guess:
+        infer.guess = lambda *_: []
     model, tokenizer = ours(a)
     lora.stack(model, {role: f"{a.adapters}/{role}" for role in a.roles})
     pack(model)
@@ -312,7 +313,7 @@ def rate(figures):
 def bench(sections, model, rows, trained, quick, folder):
     """Yields the lines of the table: (what, ours, the other's, their ratio, what it should be, whether that is at most or at least)."""
     repeats, new, both = 1 if quick else 3, 32 if quick else 128, (("ours", {}), ("peer", {}))
-    common = dict(model=model, data=rows, adapters=folder, dtype="bfloat16", examples=None, dropout=0.1, batch=16, steps=3 if quick else 5, new=new, roles=["ir"])
+    common = dict(model=model, data=rows, adapters=folder, dtype="bfloat16", examples=None, dropout=0.1, batch=16, steps=3 if quick else 5, new=new, roles=["ir"], guess=True)
     if {"train", "sample", "roles", "limit"} & set(sections):
         turn("make", "adapters", **common)
     if "train" in sections:
@@ -389,7 +390,7 @@ def limits(common, repeats):
     floor, took = work / machine["flops"], found["seconds"]
     yield "training: arithmetic limit and time, seconds", floor, took, floor / took, 0.4, "at least"
     for batch in 16, 64:
-        [found] = turns("sample", repeats, ("ours", {}), **common | dict(batch=batch))
+        [found] = turns("sample", repeats, ("ours", {}), **common | dict(batch=batch, guess=False))  # so that each token takes a pass
         length, took = found["prompts"] / batch, found["prefill"]
         floor = found["prompts"] * (2 * (P + adapter) + pair * length / 2) / machine["flops"]
         yield f"reading {batch} prompts: arithmetic limit and time", floor, took, floor / took, None, ""

@@ -130,9 +130,9 @@ def switch(model, names):
             if names is None or isinstance(names, str):
                 gates[layout] = None if names is None else layer.gate_of(names)
             else:
-                place = {name: i for i, name in enumerate(set(names))}
-                table = torch.stack([layer.gate_of(name) for name in place])
-                gates[layout] = table[[place[name] for name in names]][:, None]  # (batch, 1, R)
+                index = {name: i for i, name in enumerate(set(names))}
+                table = torch.stack([layer.gate_of(name) for name in index])
+                gates[layout] = table[[index[name] for name in names]][:, None]  # (batch, 1, R)
         layer.gate = gates[layout]
 
 

@@ -320,7 +320,7 @@ class Decoder(nn.Module):
             text = torch.arange(len(starts)).repeat_interleave(counts)               # lengths (2, 3): 0 0 1 1 1
             nth = torch.arange(len(ids)) - (counts.cumsum(0) - counts)[text]         # and 0 1 0 1 2
             T, S = max(lengths), cache.reserve(int((starts + counts).max()))
-            S = S if any(starts) else T  # whole texts look at themselves only
+            S = S if starts.any() else T  # whole texts look at themselves only
             text, nth, at, queries = (x.to(device) for x in (text, nth, starts[text] + nth, starts[:, None] + torch.arange(T)))
             layout = slice(row, row + len(starts)), text, nth, at, T, S
             at = at[:, None]  # (N, 1)

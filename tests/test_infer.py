@@ -229,19 +229,22 @@ def test_a_prompt_without_room_is_an_empty_text_and_counted(folder):
 
 
 def test_a_text_stops_at_the_last_position_of_the_model(folder):
-    """A prompt of 493 tokens leaves room for 7 more in 500 positions, no multiple of the 32 in which the cache grows."""
+    """A prompt of 493 tokens leaves room for 7 more in 500 positions, no multiple of the 32 in which the cache grows: asked again, too,
+    when all 7 can be guessed. One of 499 leaves room for one; one of a single token may come first."""
     edit_json(folder / "config.json", eos_token_id=[])
     edit_json(folder / "generation_config.json", eos_token_id=[])
     engine = engine_of(folder, rows=2, max_new=50)
-    words = "1" * 492  # digits are tokens of their own, and the template adds a line break
-    assert len(engine.tokenizer.prompt_ids(words)) == 493
+    words = ["1" * 492, "1" * 498, ""]  # digits are tokens of their own, and the template adds a line break
+    assert [len(engine.tokenizer.prompt_ids(text)) for text in words] == [493, 499, 1]
 
     def conversation():
-        [text] = yield [("ir", words)]
-        return lorid.Verdict(text)
+        said = []
+        for request in words[2], words[0], words[0], words[1]:
+            said += yield [("ir", request)]
+        return lorid.Verdict(said)
     [outcome] = engine.run([conversation()])
-    assert (outcome.tokens, outcome.cut) == ([7], [True])
-    assert outcome.verdict.answer == naive(folder, "ir", words, 50)[0]
+    assert (outcome.tokens, outcome.cut) == ([50, 7, 7, 1], [True] * 4)
+    assert outcome.verdict.answer == [naive(folder, "ir", words[i], 50)[0] for i in (2, 0, 0, 1)]
 
 
 def test_the_last_line_of_a_cut_text_is_dropped(folder):

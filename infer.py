@@ -416,7 +416,7 @@ def load(args):
             raise ValueError(f"no adapter in {folder}; train it first: python train.py --role {role}{other}")
     device, dtype = pick_device(args.device), args.dtype and getattr(torch, args.dtype)
     if device.type == "cpu" and read_config(args.model).hidden_size < 512:
-        dtype = dtype or torch.float32  # a step's products are so small that bfloat16 only costs: tiny/ writes a third more tokens a second
+        dtype = dtype or torch.float32  # in products so small bfloat16 is no faster: tiny/ votes as fast without its roundings
     model = load_model(args.model, device, dtype)
     lora.stack(model, folders)
     paths = Path(args.model), Path(args.model).resolve()

@@ -169,6 +169,19 @@ def test_guesses_change_no_text_and_save_steps(folder, monkeypatch):
     assert every >= 3 * 23 and few < every * 0.6 and some < every * 0.4
 
 
+def test_who_has_guessed_wrong_guesses_less(folder, monkeypatch):
+    """A text notes how many of its guesses proved right when it last had some; `guess` goes by that."""
+    seen = []
+
+    def hopeless(text, table, most):
+        seen.append((len(text.said), text.right))
+        return [5] if len(text.said) in (3, 8) else []
+    monkeypatch.setattr(infer, "guess", hopeless)
+    monkeypatch.setattr(infer, "shared_length", lambda guessed, tokens: 0)  # whatever is guessed is wrong
+    engine_of(folder, rows=1, max_new=10).run([lorid.system1(questions(1)[0])])
+    assert seen == [(n, 4 if n <= 3 else 0) for n in range(10)]
+
+
 def test_a_guess_is_what_came_after_the_same_tokens():
     seen, prompt = {}, [90, 91, 92, 93, 94, 95, 96]
 
@@ -230,21 +243,22 @@ def test_a_prompt_without_room_is_an_empty_text_and_counted(folder):
 
 def test_a_text_stops_at_the_last_position_of_the_model(folder):
     """A prompt of 493 tokens leaves room for 7 more in 500 positions, no multiple of the 32 in which the cache grows: asked again, too,
-    when all 7 can be guessed. One of 499 leaves room for one; one of a single token may come first."""
+    when all 7 can be guessed. One of 499 leaves room for one. One of a single token may come first, and another begin like it."""
     edit_json(folder / "config.json", eos_token_id=[])
     edit_json(folder / "generation_config.json", eos_token_id=[])
     engine = engine_of(folder, rows=2, max_new=50)
-    words = ["1" * 492, "1" * 498, ""]  # digits are tokens of their own, and the template adds a line break
-    assert [len(engine.tokenizer.prompt_ids(text)) for text in words] == [493, 499, 1]
+    words = ["", "\n1", "1" * 492, "1" * 492, "1" * 498]  # digits are tokens of their own, and the template adds a line break
+    assert [len(engine.tokenizer.prompt_ids(text)) for text in words] == [1, 3, 493, 493, 499]
+    assert engine.tokenizer.prompt_ids(words[1])[:1] == engine.tokenizer.prompt_ids("")
 
     def conversation():
         said = []
-        for request in words[2], words[0], words[0], words[1]:
+        for request in words:
             said += yield [("ir", request)]
         return lorid.Verdict(said)
     [outcome] = engine.run([conversation()])
-    assert (outcome.tokens, outcome.cut) == ([50, 7, 7, 1], [True] * 4)
-    assert outcome.verdict.answer == [naive(folder, "ir", words[i], 50)[0] for i in (2, 0, 0, 1)]
+    assert (outcome.tokens, outcome.cut) == ([50, 50, 7, 7, 1], [True] * 5)
+    assert outcome.verdict.answer == [naive(folder, "ir", text, 50)[0] for text in words]
 
 
 def test_the_last_line_of_a_cut_text_is_dropped(folder):

@@ -25,7 +25,7 @@ import torch
 import data
 import lora
 import lorid
-from model import TEMPLATES, KVCache, Tokenizer, crew, join_crew, load_model, pack, pick_device, read_config, read_json, write_whole
+from model import TEMPLATES, KVCache, Tokenizer, crew, gather, join_crew, load_model, pack, pick_device, read_config, read_json, write_whole
 
 # What the paper sampled with, from its authors' scripts; --preset paper
 PAPER = dict(rounds=20, temperature=1.5, top_k=50, top_p=0.9, max_new=1024, dtype="bfloat16")
@@ -178,17 +178,17 @@ class Engine:
                 shared = min(shared_length(first, text.prompt), len(text.prompt) - 1)
                 unread.append((text.prompt[shared:], text))
             for group in data.micro_batches(unread, PROMPT_BUDGET):
-                ends, texts = zip(*group)
                 starts, row = [len(text.prompt) - len(end) for end, text in group], len(writing)
-                for i, text in enumerate(texts):
+                ends, group = zip(*group)
+                for i, text in enumerate(group):
                     if starts[i]:
                         self.cache.put(row + i, kept[text.owner][text.role][1], starts[i])
                 if len(ends[0]) > 1 or 0 in starts:  # else only last tokens are unread, and `extend` feeds those (again) when their texts begin
-                    self.feed(texts, ends, starts, row)
-                for i, text in enumerate(texts):
+                    self.feed(group, ends, starts, row)
+                for i, text in enumerate(group):
                     if text.role not in kept[text.owner]:
                         kept[text.owner][text.role] = text.prompt, self.cache.take(row + i, len(text.prompt))
-                writing.extend(texts)
+                writing.extend(group)
 
         def room(text):
             """How many more tokens it may have."""
@@ -208,7 +208,8 @@ class Engine:
             for text, guessed in zip(writing, guesses):
                 tokens = [next(drawn) for _ in range(len(guessed) + 1)]
                 right = shared_length(guessed, tokens)  # tokens[right] was drawn where the guess was wrong, or at its end
-                text.right = right if guessed else text.right
+                if guessed:
+                    text.right = right
                 for token in tokens[:right + 1]:
                     learn(text, token, seen[text.owner])
                     text.said.append(token)
@@ -288,11 +289,8 @@ def measure(engine, method, rows, conversation, args, temperature=0.0):
 
     engine.sampling, start = (temperature, args.top_k, args.top_p), time.time()
     mine = rows[engine.place::engine.processes]
-    outcomes = engine.run(map(conversation, mine), progress)
-    if engine.processes > 1:  # every n-th question was ours; in turn, everybody's outcomes
-        shares = [None] * engine.processes
-        torch.distributed.all_gather_object(shares, outcomes)
-        outcomes = [shares[i % engine.processes][i // engine.processes] for i in range(len(rows))]
+    shares = gather(engine.run(map(conversation, mine), progress))  # every n-th question was ours; in turn, everybody's outcomes
+    outcomes = [shares[i % engine.processes][i // engine.processes] for i in range(len(rows))]
     return outcomes, summary(method, rows, outcomes, args.strict, time.time() - start)
 
 

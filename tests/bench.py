@@ -74,12 +74,8 @@ def peer(a, roles=("ir",), trainable=False):
 
 def everybody(mine):
     """The lists of all processes, one after the other."""
-    import torch
-    from model import crew
-    shares = [mine]
-    if (n := crew()[1]) > 1:
-        torch.distributed.all_gather_object(shares := [None] * n, mine)
-    return [x for share in shares for x in share]
+    from model import gather
+    return [x for share in gather(mine) for x in share]
 
 
 def make_adapters(a):
@@ -284,8 +280,9 @@ def turn(what, side, **settings):
     command = [sys.executable, *crew, __file__, "--child", json.dumps(dict(what=f"{what}_{side}") | settings)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"ended with status {done.returncode}"]
-        raise ValueError(f"{what}, {side}: {([line for line in said if re.match(r'(.*: )?[a-zA-Z]+Error: ', line)] or said)[-1]}")
+        lines = done.stderr.strip().splitlines() or [f"ended with status {done.returncode}"]
+        said = [line for line in lines if re.match(r"bench\.py: |(.*: )?[a-zA-Z]+Error: ", line)] or lines  # torchrun says more below
+        raise ValueError(f"{what}, {side}: {said[-1]}")
     print(f"  {what} {side}: {done.stdout.splitlines()[-1]}", file=sys.stderr)
     return json.loads(done.stdout.splitlines()[-1])
 

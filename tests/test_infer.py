@@ -123,7 +123,7 @@ def test_what_a_question_has_asked_before_is_read_once_and_answered_the_same(fol
 
 
 def test_guesses_change_no_text_and_save_steps(folder, monkeypatch):
-    """The same texts without guesses, with those of the engine, and with absurd ones, sampled too; in float64, as above. A question that is
+    """The same texts without guesses, with those of the engine, and with half right ones, sampled too; in float64, as above. A question that is
     asked again greedily is answered alike: then up to five guesses a step are right."""
     steps = []
 

@@ -264,17 +264,21 @@ def feed(model, ids, cache, starts, lengths, row=0):
     return model.logits(model(line, cache, starts, lengths, row))[:, 0].split(lengths)
 
 
+@pytest.fixture(params=[True, False], ids=["by hand", "torch's"])
+def either_attention(request, monkeypatch):
+    """Our own attention, as for short texts on a CPU, and torch's, as on a GPU."""
+    monkeypatch.setattr("model.by_hand", lambda T, device: request.param)
+
+
 def decode(model, ids, cache, starts, steps):
     """Feed ids[row, start], ids[row, start + 1], ... one a step; the logits of each, (rows, steps, V)."""
     return torch.stack([torch.cat(feed(model, ids, cache, [n + t for n in starts], [1] * len(ids))) for t in range(steps)], 1)
 
 
-@pytest.mark.parametrize("hand", [True, False])
 @pytest.mark.parametrize("name", WINDOWED)
 @torch.no_grad()
-def test_cached_decoding_equals_the_whole_forward(make_base, monkeypatch, name, hand):
+def test_cached_decoding_equals_the_whole_forward(make_base, either_attention, name):
     """Prompts of different lengths, in two calls, into rows of their own; then one token a row, each at its own position."""
-    monkeypatch.setattr("model.by_hand", lambda T, device: hand)  # and with torch's attention, as on a GPU
     model = load_model(make_base(**BASES[name])[0], dtype=torch.float32)
     ids, lengths = some_ids(4, 60), [5, 23, 1, 12]
     whole = model.logits(model(ids))
@@ -286,12 +290,10 @@ def test_cached_decoding_equals_the_whole_forward(make_base, monkeypatch, name, 
         assert close(said, whole[row, lengths[row]:lengths[row] + 36])
 
 
-@pytest.mark.parametrize("hand", [True, False])
 @pytest.mark.parametrize("name", WINDOWED)
 @torch.no_grad()
-def test_several_tokens_of_each_text_at_once_and_wrong_ones_taken_back(make_base, monkeypatch, name, hand):
+def test_several_tokens_of_each_text_at_once_and_wrong_ones_taken_back(make_base, either_attention, name):
     """As when tokens are guessed: each row is fed some that are wrong and, from where they began, the right ones, a different number each."""
-    monkeypatch.setattr("model.by_hand", lambda T, device: hand)  # and with torch's attention, as on a GPU
     model = load_model(make_base(**BASES[name])[0], dtype=torch.float32)
     ids, wrong, at = some_ids(4, 60), some_ids(4, 60).flip(0), [0, 0, 0, 0]
     whole, cache = model.logits(model(ids)), dirty_cache(model, 4, 8)

@@ -14,6 +14,7 @@ import math
 import random
 import sys
 import time
+from bisect import bisect_left
 from collections import deque
 from dataclasses import dataclass, field
 from datetime import date
@@ -34,28 +35,35 @@ PAPER = dict(rounds=20, temperature=1.5, top_k=50, top_p=0.9, max_new=1024, dtyp
 # Sampling
 
 
-def sample(logits, luck, temperature, top_k, top_p):
-    """Draw one token per row: logits (B, V) float32, luck (B,) uniform in [0, 1) -> ids (B,).
+def likely(logits, temperature, top_k, top_p):
+    """What may be drawn: logits (B, V) -> ids (B, k), the likeliest first, and the running sums of their probabilities (B, k), float32, up to 1.
 
     Temperature first, then the top_k most likely, then of those the smallest set whose probability reaches top_p; top_k 0 and
-    top_p 1 keep all; temperature 0 takes the most likely. Each row brings its own luck, so a text does not depend on its neighbours.
+    top_p 1 keep all; temperature 0 takes the most likely.
     """
     if temperature == 0:
-        return logits.argmax(-1)
-    # Sorted before divided: at a tiny temperature quotients are infinite and would all be alike. Then p is nan, no comparison below is true, and
-    # the first token is drawn, the likeliest.
+        ids = logits.argmax(-1, keepdim=True)
+        return ids, torch.ones(ids.shape, device=ids.device)
+    # Sorted before divided: at a tiny temperature quotients are infinite and would all be alike. Then p is nan, no comparison here or in `draw`
+    # is true, and the first token is drawn, the likeliest. And sorted before float32: a copy of all logits of a real vocabulary took a seventh of a step.
     logits, ids = logits.topk(min(top_k or logits.shape[-1], logits.shape[-1]))
-    p = (logits / temperature).softmax(-1)
+    p = (logits.float() / temperature).softmax(-1)
     p = p * (p.cumsum(-1) - p < top_p)  # what stands before a token is below top_p: the first always stays
     upto = p.cumsum(-1)
-    drawn = (upto < luck[:, None] * upto[:, -1:]).sum(-1, keepdim=True)  # the first place where the running sum reaches our luck
-    return ids.gather(-1, drawn)[:, 0]
+    return ids, upto / upto[:, -1:]
+
+
+def draw(ids, upto, luck):
+    """One token per row: the first whose running sum reaches the row's luck, uniform in [0, 1); (B, k), (B, k), (B,) -> (B,). Each row brings its
+    own luck, so a text does not depend on its neighbours."""
+    return ids.gather(-1, (upto < luck[:, None]).sum(-1, keepdim=True))[:, 0]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The engine
 
 PROMPT_BUDGET = 2048  # most tokens of the prompts that are read in one pass, each counted as long as the longest
+MOST_GUESSES = 8      # of a text in one pass
 
 
 @dataclass(eq=False)
@@ -67,7 +75,8 @@ class Text:
     prompt: list[int]
     dice: random.Random  # its own
     said: list[int] = field(default_factory=list)    # the tokens written so far
-    luck: list[float] = field(default_factory=list)  # luck[i] decides over said[i]
+    luck: list[float] = field(default_factory=list)  # luck[i] decides over said[i],
+    choices: list = field(default_factory=list)      # from choices[i]: ids, the likeliest first, and the running sums of their probabilities
     right: int = 4       # how many guesses proved right when it last had some
 
 
@@ -84,28 +93,31 @@ def shared_length(a, b):
     return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
 
 
-def learn(text, token, seen):
-    """Note that in this text `token` came after these six tokens, and after these three."""
-    back = tuple((text.prompt[-6:] + text.said[-6:])[-6:])
-    seen[back] = seen[back[-3:]] = token
+def learn(text, seen):
+    """Note what might have come after each six tokens of a text, and after each three: the choice from which the next one was drawn."""
+    ids = text.prompt[-6:] + text.said
+    for i, choice in enumerate(text.choices):
+        back = tuple(ids[i:i + 6])
+        seen[back] = seen[back[-3:]] = choice
 
 
 def guess(text, seen, most):
-    """Up to `most` tokens that may come next: those that last came, in its question's texts, after the same six tokens, or three. At most
-    five, and one more than proved right last time: wrong ones cost.
+    """Up to `most` tokens that may come next: drawn, with the luck that will decide here, from what might last have come after the same six tokens,
+    or three, in a finished text of the same question. At most eight, and two more than proved right last time: wrong ones cost.
 
     Speculative decoding (arXiv 2211.17192), with a table in place of a small model. It changes no text (up to rounding): attention is causal,
     so behind right guesses stand the logits that one token at a time would give; from them each token is drawn with its own luck. That
     holds up to the first draw that is not as guessed, which is the right one itself; what was drawn behind it is dropped. The rounds of a vote
-    repeat each other: tiny/ writes 3 tokens of a text in a pass.
+    repeat each other: tiny/ writes 3 tokens of a text in a pass, and 6 of 7 guesses are right.
     """
     back, guessed = (text.prompt[-6:] + text.said[-6:])[-6:], []
-    while len(guessed) < min(most, 5, text.right + 1):
-        token = seen.get(tuple(back[-6:]), seen.get(tuple(back[-3:])))
-        if token is None:
+    while len(guessed) < min(most, MOST_GUESSES, text.right + 2):
+        choice = seen.get(tuple(back[-6:])) or seen.get(tuple(back[-3:]))
+        if not choice:
             break
-        guessed.append(token)
-        back.append(token)
+        ids, upto = choice
+        guessed.append(ids[bisect_left(upto, text.luck[len(text.said) + len(guessed)])])
+        back.append(guessed[-1])
     return guessed
 
 
@@ -163,6 +175,7 @@ class Engine:
 
         def finish(text, cut):
             outcome, reply = outcomes[text.owner], replies[text.owner]
+            learn(text, seen[text.owner])
             outcome.tokens[text.number], outcome.cut[text.number] = len(text.said), cut
             said = self.tokenizer.decode(text.said if cut else text.said[:-1]).strip(" ")  # no end token; Mistral's answers begin with a space
             last = text.number - len(outcome.tokens)  # its index from the end: the present request asked for the last texts
@@ -196,25 +209,29 @@ class Engine:
 
         def extend():
             """Feed each text its latest token and what is guessed to follow; each grows by the guesses that prove right and one token more."""
+            for text in writing:
+                text.luck += [text.dice.random() for _ in range(len(text.said) + MOST_GUESSES + 1 - len(text.luck))]
             guesses = [guess(text, seen[text.owner], room(text) - 1) for text in writing]  # one more comes anyway
             fed = [[(text.said or text.prompt)[-1], *guessed] for text, guessed in zip(writing, guesses)]
             hidden = self.feed(writing, fed, [len(text.prompt) + len(text.said) - 1 for text in writing])  # (N, 1, C)
-            luck = []
-            for text, tokens in zip(writing, fed):
-                n = len(text.said)
-                text.luck += [text.dice.random() for _ in range(n + len(tokens) - len(text.luck))]
-                luck += text.luck[n:n + len(tokens)]
-            drawn = iter(sample(self.model.logits(hidden)[:, 0], torch.tensor(luck, device=hidden.device), *self.sampling).tolist())
+            luck = [x for text, tokens in zip(writing, fed) for x in text.luck[len(text.said):len(text.said) + len(tokens)]]
+            ids, upto = likely(self.model.logits(hidden)[:, 0], *self.sampling)
+            drawn = draw(ids, upto, torch.tensor(luck, device=ids.device)).tolist()
+            upto[:, 7:] = 1  # to guess by, the eight likeliest are enough; mostly one has all
+            counts = (upto < 1).sum(-1) + 1
+            choices = [(row[:n], sums[:n]) for row, sums, n in zip(ids[:, :8].tolist(), upto[:, :8].tolist(), counts.tolist())]
+            at = 0
             for text, guessed in zip(writing, guesses):
-                tokens = [next(drawn) for _ in range(len(guessed) + 1)]
+                tokens = drawn[at:at + len(guessed) + 1]
                 right = shared_length(guessed, tokens)  # tokens[right] was drawn where the guess was wrong, or at its end
                 if guessed:
                     text.right = right
-                for token in tokens[:right + 1]:
-                    learn(text, token, seen[text.owner])
+                for token, choice in zip(tokens[:right + 1], choices[at:]):
                     text.said.append(token)
+                    text.choices.append(choice)
                     if token in self.tokenizer.eos_ids:
                         break
+                at += len(tokens)
             for row in reversed(range(len(writing))):  # backwards: what moves into an empty row has been looked at
                 text = writing[row]
                 ended = text.said[-1] in self.tokenizer.eos_ids

@@ -25,7 +25,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from model import read_config, read_json, read_safetensors, read_weights, write_safetensors, write_whole
+from model import product, read_config, read_json, read_safetensors, read_weights, write_safetensors, write_whole
 
 PREFIX = "base_model.model."  # what peft puts before the name of a module of ours
 
@@ -59,8 +59,8 @@ class LoRALinear(nn.Module):
         if self.gate is None:
             return y
         h = drop(x, self.dropout) if self.dropout and self.training else x
-        h = F.linear(h, self.A.to(x.dtype)) * self.gate  # A and B are kept in float32: in bf16 a small step would be rounded away
-        return y + F.linear(h, self.B.to(x.dtype))
+        h = product(h, self.A) * self.gate  # A and B are kept in float32: in bf16 a small step would be rounded away
+        return y + product(h, self.B)
 
     def gate_of(self, name):
         """(R,): the scale at the ranks of that adapter, 0 elsewhere; name None, or an adapter this layer lacks: 0 everywhere."""

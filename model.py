@@ -130,6 +130,13 @@ def read_json(path):
 # The decoder, leaf to root
 
 
+def product(x, weight, bias=None):
+    """x W' + bias, in the dtype of x. A weight that `pack` has reordered goes to the kernel that knows its order."""
+    if weight.is_mkldnn:
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return F.linear(x, weight.to(x.dtype), bias)
+
+
 class RMSNorm(nn.Module):
     """y = x / sqrt(mean(x^2) + eps) * weight; the mean in float32, whatever x is (arXiv 1910.07467)."""
 
@@ -340,8 +347,8 @@ class Decoder(nn.Module):
         return self.model.norm(x)
 
     def logits(self, hidden):
-        """(B, T, C) -> (B, T, V), or (N, C) -> (N, V), in float32, so that probabilities keep their digits."""
-        return self.lm_head(hidden).float()
+        """(B, T, C) -> (B, T, V), or (N, C) -> (N, V), in the model's dtype."""
+        return self.lm_head(hidden)
 
     @property
     def dtype(self):
@@ -552,17 +559,17 @@ def load_model(folder, device="cpu", dtype=None):
 
 
 def pack(model):
-    """For inference in bfloat16 on a CPU: reorder each linear layer's weight once, into the layout that the kernel wants, instead of in every
+    """For inference in bfloat16 on a CPU: reorder each matrix once, into the layout that the kernel wants, instead of in every
     call. The same products are 1.8 times as fast with 16 rows, 1.3 times with 64; a tied head takes memory of its own. Afterwards the model
     can be called, but no longer merged or saved. (The operators are those of torch's compiler, in torch since 2.1.)"""
-    def forward(linear, x):
-        return torch.ops.mkldnn._linear_pointwise(x, linear.weight, linear.bias, "none", [], "")
-
     if model.device.type == "cpu" and model.dtype == torch.bfloat16 and torch.backends.mkldnn.is_available() \
             and torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        for linear in (module for module in model.modules() if type(module) is nn.Linear):
-            linear.weight = nn.Parameter(torch.ops.mkldnn._reorder_linear_weight(linear.weight), requires_grad=False)
-            linear.forward = partial(forward, linear)
+        for module in model.modules():
+            for name, weight in list(module.named_parameters(recurse=False)):
+                if weight.dim() == 2 and not isinstance(module, nn.Embedding):
+                    setattr(module, name, nn.Parameter(torch.ops.mkldnn._reorder_linear_weight(weight), requires_grad=False))
+            if isinstance(module, nn.Linear):
+                module.forward = partial(lambda linear, x: product(x, linear.weight, linear.bias), module)
     return model
 
 

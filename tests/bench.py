@@ -152,15 +152,16 @@ def sample_ours(a):
     """The engine as infer.py runs it, each text a.new tokens long; a.roles take turns over the same prompts."""
     import lora
     import infer
-    from model import pack
+    from model import crew, pack
     if not a.guess:
         infer.guess = lambda *_: []
     model, tokenizer = ours(a)
     lora.stack(model, {role: f"{a.adapters}/{role}" for role in a.roles})
     pack(model)
     tokenizer.eos_ids = []  # nothing ends a text but its length
-    engine, reading = infer.Engine(model, tokenizer, a.batch, 4, **PAPER), []
-    prompts = [lorid.prompt("ir", row["question"]) for row in data.read_rows(a.data)[:a.batch]]
+    place, processes = crew()
+    prompts = [lorid.prompt("ir", row["question"]) for row in data.read_rows(a.data)[:a.batch]][place::processes]
+    engine, reading = infer.Engine(model, tokenizer, len(prompts), 4, **PAPER), []
 
     def text(i):
         yield [(a.roles[i % len(a.roles)], prompts[i])]
@@ -173,11 +174,12 @@ def sample_ours(a):
             reading.append(time.time() - start)
         return hidden
 
-    engine.run(map(text, range(a.batch)))  # warms up
+    engine.run(map(text, range(len(prompts))))  # warms up
+    everybody([])  # all begin together
     engine.feed, engine.max_new, start = feed, a.new, time.time()
-    outcomes = engine.run(map(text, range(a.batch)))
-    return dict(tokens=sum(sum(o.tokens) for o in outcomes), seconds=time.time() - start, prefill=sum(reading),
-                prompts=sum(len(tokenizer.prompt_ids(prompt)) for prompt in prompts), bytes=sum(p.nbytes for p in model.parameters()))
+    tokens = everybody([sum(o.tokens) for o in engine.run(map(text, range(len(prompts))))])
+    return dict(tokens=sum(tokens), seconds=time.time() - start, prefill=sum(reading), bytes=sum(p.nbytes for p in model.parameters()),
+                prompts=sum(everybody([len(tokenizer.prompt_ids(prompt)) for prompt in prompts])))
 
 
 def generate(model, prompts, new, eos, **settings):
@@ -276,7 +278,7 @@ def limit_ours(a):
 
 def turn(what, side, **settings):
     """Run one of the functions above in a fresh process: what it returned, and its peak memory in MB."""
-    crew = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={CORES}"] if side == "ours" and what in ("train", "vote") else []
+    crew = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={CORES}"] if side == "ours" and what in ("train", "sample", "vote") else []
     command = [sys.executable, *crew, __file__, "--child", json.dumps(dict(what=f"{what}_{side}") | settings)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     if done.returncode:

@@ -64,6 +64,7 @@ def draw(ids, upto, luck):
 
 PROMPT_BUDGET = 2048  # most tokens of the prompts that are read in one pass, each counted as long as the longest
 MOST_GUESSES = 8      # of a text in one pass
+MOST_SEEN = 100_000   # choices in a table of `learn`, of about 270 bytes each
 
 
 @dataclass(eq=False)
@@ -93,26 +94,30 @@ def shared_length(a, b):
     return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
 
 
-def learn(text, seen):
+def learn(text, table):
     """Note what might have come after each six tokens of a text, and after each three: the choice from which the next one was drawn."""
+    if len(table) > MOST_SEEN:
+        table.clear()
     ids = text.prompt[-6:] + text.said
     for i, choice in enumerate(text.choices):
         back = tuple(ids[i:i + 6])
-        seen[back] = seen[back[-3:]] = choice
+        table[back] = table[back[-3:]] = choice
 
 
-def guess(text, seen, most):
-    """Up to `most` tokens that may come next: drawn, with the luck that will decide here, from what might last have come after the same six tokens,
-    or three, in a finished text of the same question. At most eight, and two more than proved right last time: wrong ones cost.
+def guess(text, tables, most):
+    """Up to `most` tokens that may come next: drawn, with the luck that will decide here, from what last might have come after the same six tokens,
+    or three, in a finished text: of the same question, else of any (the two tables). At most eight, and two more than proved right last time: wrong
+    ones cost.
 
     Speculative decoding (arXiv 2211.17192), with a table in place of a small model. It changes no text (up to rounding): attention is causal,
     so behind right guesses stand the logits that one token at a time would give; from them each token is drawn with its own luck. That
     holds up to the first draw that is not as guessed, which is the right one itself; what was drawn behind it is dropped. The rounds of a vote
-    repeat each other: tiny/ writes 3 tokens of a text in a pass, and 6 of 7 guesses are right.
+    repeat each other, and so do rules and endings: tiny/ writes 4 tokens of a text in a pass, and 3 of 4 guesses are right.
     """
     back, guessed = (text.prompt[-6:] + text.said[-6:])[-6:], []
     while len(guessed) < min(most, MOST_GUESSES, text.right + 2):
-        choice = seen.get(tuple(back[-6:])) or seen.get(tuple(back[-3:]))
+        keys = tuple(back[-6:]), tuple(back[-3:])
+        choice = next((table[key] for table in tables for key in keys if key in table), None)
         if not choice:
             break
         ids, upto = choice
@@ -146,8 +151,8 @@ class Engine:
         replies = {}       # owner -> the texts of its present request, None where one is still being written
         waiting = deque()  # texts that have no row yet
         writing = []       # writing[i] is in row i of the cache
-        kept = {}          # owner -> {role: (prompt, its keys and values)}: the first of each role
-        seen = {}          # owner -> what `learn` has seen in its texts, about 270 bytes a token
+        kept = {None: {}}  # owner -> {role: (prompt, its keys and values)}: its first prompt of each role; None: anybody's first
+        seen = {None: {}}  # owner -> the table that `learn` fills from its texts; None: from everybody's
         unopened = deque(range(len(conversations)))
         done = 0
 
@@ -176,6 +181,7 @@ class Engine:
         def finish(text, cut):
             outcome, reply = outcomes[text.owner], replies[text.owner]
             learn(text, seen[text.owner])
+            learn(text, seen[None])
             outcome.tokens[text.number], outcome.cut[text.number] = len(text.said), cut
             said = self.tokenizer.decode(text.said if cut else text.said[:-1]).strip(" ")  # no end token; Mistral's answers begin with a space
             last = text.number - len(outcome.tokens)  # its index from the end: the present request asked for the last texts
@@ -183,24 +189,28 @@ class Engine:
             if None not in reply:
                 resume(text.owner, reply)
 
+        def known(text):
+            """The prompt of the same role that this one is compared with, and its keys and values: its question's first, else anybody's."""
+            return kept[text.owner].get(text.role) or kept[None].get(text.role, ([], None))
+
         def enter(texts):
-            """Put texts into the next rows and read their prompts; what a prompt shares with its question's first one for that role is copied."""
+            """Put texts into the next rows and read their prompts, each from where it differs from the one that is known; that much is copied."""
             unread = []
             for text in texts:
-                first, _ = kept[text.owner].get(text.role, ([], None))
-                shared = min(shared_length(first, text.prompt), len(text.prompt) - 1)
+                shared = min(shared_length(known(text)[0], text.prompt), len(text.prompt) - 1)
                 unread.append((text.prompt[shared:], text))
             for group in data.micro_batches(unread, PROMPT_BUDGET):
                 starts, row = [len(text.prompt) - len(end) for end, text in group], len(writing)
                 ends, group = zip(*group)
                 for i, text in enumerate(group):
                     if starts[i]:
-                        self.cache.put(row + i, kept[text.owner][text.role][1], starts[i])
-                if len(ends[0]) > 1 or 0 in starts:  # else only last tokens are unread, and `extend` feeds those (again) when their texts begin
+                        self.cache.put(row + i, known(text)[1], starts[i])
+                new = [(i, text) for i, text in enumerate(group) if text.role not in kept[text.owner]]
+                if new or len(ends[0]) > 1:  # else only last tokens are unread, and `extend` feeds those (again) when their texts begin
                     self.feed(group, ends, starts, row)
-                for i, text in enumerate(group):
-                    if text.role not in kept[text.owner]:
-                        kept[text.owner][text.role] = text.prompt, self.cache.take(row + i, len(text.prompt))
+                for i, text in new:
+                    first = kept[text.owner][text.role] = text.prompt, self.cache.take(row + i, len(text.prompt))
+                    kept[None].setdefault(text.role, first)
                 writing.extend(group)
 
         def room(text):
@@ -211,7 +221,7 @@ class Engine:
             """Feed each text its latest token and what is guessed to follow; each grows by the guesses that prove right and one token more."""
             for text in writing:
                 text.luck += [text.dice.random() for _ in range(len(text.said) + MOST_GUESSES + 1 - len(text.luck))]
-            guesses = [guess(text, seen[text.owner], room(text) - 1) for text in writing]  # one more comes anyway
+            guesses = [guess(text, (seen[text.owner], seen[None]), room(text) - 1) for text in writing]  # one more comes anyway
             fed = [[(text.said or text.prompt)[-1], *guessed] for text, guessed in zip(writing, guesses)]
             hidden = self.feed(writing, fed, [len(text.prompt) + len(text.said) - 1 for text in writing])  # (N, 1, C)
             luck = [x for text, tokens in zip(writing, fed) for x in text.luck[len(text.said):len(text.said) + len(tokens)]]
@@ -239,7 +249,7 @@ class Engine:
                     last = writing.pop()  # rows stay packed: the last one moves to the empty place
                     if last is not text:
                         writing[row] = last
-                        self.cache.move(len(writing), row)
+                        self.cache.move(len(writing), row, len(last.prompt) + len(last.said))
                     finish(text, cut=not ended)
 
         while True:
@@ -249,10 +259,12 @@ class Engine:
             if waiting and (not writing or self.rows - len(writing) >= min(len(waiting), self.rows // 8 + 1)):
                 entering = [waiting.popleft() for _ in range(min(len(waiting), self.rows - len(writing)))]
                 fits = [text for text in entering if room(text) > 0]
-                first = {(text.owner, text.role): text for text in reversed(fits)}  # self-consistency asks for many alike at once
-                later = [text for text in fits if text.role not in kept[text.owner] and first[text.owner, text.role] is not text]
-                enter([text for text in fits if text not in later])
-                enter(later)  # what they share with these has just been read
+                while fits:  # first those that the others share most with: the first of a role, then a question's first of it
+                    now = {}
+                    for text in fits:
+                        now.setdefault(next(((text.role, owner) for owner in (None, text.owner) if text.role not in kept[owner]), text), text)
+                    enter(now.values())
+                    fits = [text for text in fits if text not in now.values()]
                 for text in entering:
                     if room(text) <= 0:
                         finish(text, cut=True)  # an empty text, counted as cut

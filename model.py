@@ -28,6 +28,9 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+# A CPU compiles its bfloat16 products for each shape they have and keeps the last 1,024, which is half a GB where lengths vary. 64 are as fast.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+
 # ---------------------------------------------------------------------------------------------------------------------
 # config.json
 
@@ -203,10 +206,13 @@ class Attention(nn.Module):
         ragged = False
         if past is not None:
             # Everywhere else a token is a row of its own; here each text's queries must stand side by side, to look at the same keys.
-            rows, text, nth, at, longest, S = layout
+            rows, text, nth, at, lengths, S = layout
+            past, longest = [cached[rows] for cached in past], max(lengths)  # rows is a slice, so these are views of the cache
             for cached, new in zip(past, (k, v)):
-                cached[rows][text, :, at] = new[:, :, 0]  # rows is a slice, so this writes into the cache
-            k, v = (cached[rows, :, :S] for cached in past)  # (texts, K, S, D)
+                cached[text, :, at] = new[:, :, 0]
+            if isinstance(mask, list):  # one for each text
+                return self.o_proj(self.attend_each(q, past, mask, lengths).to(x.dtype))
+            k, v = (cached[:, :, :S] for cached in past)  # (texts, K, S, D)
             flat, shape = q[:, :, 0], (len(k), longest, self.H, self.D)
             ragged = B < len(k) * longest  # some texts have fewer tokens than the longest: padded for attention only
             q = (flat.new_zeros(shape).index_put_((text, nth), flat) if ragged else flat.view(shape)).transpose(1, 2)  # (texts, H, longest, D)
@@ -230,6 +236,19 @@ class Attention(nn.Module):
         scores = q @ k.transpose(2, 3) if T > 1 else (k @ q.transpose(2, 3)).transpose(2, 3).contiguous()  # (B, K, G T, S)
         scores += mask
         return (scores.softmax(-1) @ v).view(B, self.H, T, D)
+
+    def attend_each(self, q, past, masks, lengths):
+        """`attend`, text by text, for the next lengths[i] tokens of the text in row i of past: all at once, all would be padded to the most tokens
+        and the most keys of any text, in a vote to five times what they need. q (N, H, 1, D), masks[i] (T G, S) -> (N, 1, H D).
+
+        In float32: a CPU compiles its bfloat16 products for each shape they have, and here every text has another one."""
+        N, G, dtype = len(q), self.H // self.K, masks[0].dtype
+        q, y = q.view(N, self.K, G, self.D).transpose(0, 1).reshape(self.K, N * G, self.D).to(dtype), []
+        for q, k, v, mask in zip(q.split([T * G for T in lengths], 1), *past, masks):
+            k, v = (cached[:, :mask.shape[1]].to(dtype) for cached in (k, v))  # (K, S, D)
+            scores = torch.baddbmm(mask, q, k.transpose(1, 2), alpha=1 / math.sqrt(self.D))  # (K, T G, S)
+            y.append(scores.softmax(-1).bmm(v))
+        return torch.cat(y, 1).view(self.K, N, G * self.D).transpose(0, 1).reshape(N, 1, self.H * self.D)
 
 
 class MLP(nn.Module):
@@ -279,11 +298,11 @@ class KVCache:
                 self.layers[i] = tuple(F.pad(cached, (0, 0, 0, more)) for cached in layer)
         return size
 
-    def move(self, source, target):
-        """Copy a row over another one."""
+    def move(self, source, target, size):
+        """Copy the first `size` positions of a row over those of another one."""
         for layer in self.layers:
             for cached in layer:
-                cached[target] = cached[source]
+                cached[target, :, :size] = cached[source, :, :size]
 
     def take(self, row, size):
         """A copy of the first `size` positions of a row."""
@@ -322,28 +341,37 @@ class Decoder(nn.Module):
                                                    ids (N, 1), N = sum(lengths), so that no padding is computed -> (N, 1, C).
         """
         device, layout = ids.device, None
+        T = max(lengths) if cache else ids.shape[1]
         if cache:
             starts, counts = torch.tensor(starts), torch.tensor(lengths)
             text = torch.arange(len(starts)).repeat_interleave(counts)               # lengths (2, 3): 0 0 1 1 1
             nth = torch.arange(len(ids)) - (counts.cumsum(0) - counts)[text]         # and 0 1 0 1 2
-            T, S = max(lengths), cache.reserve(int((starts + counts).max()))
+            ends = (starts + counts).tolist()
+            S = cache.reserve(max(ends))
             S = S if starts.any() else T  # whole texts look at themselves only
             text, nth, at, queries = (x.to(device) for x in (text, nth, starts[text] + nth, starts[:, None] + torch.arange(T)))
-            layout = slice(row, row + len(starts)), text, nth, at, T, S
+            layout = slice(row, row + len(starts)), text, nth, at, lengths, S
             at = at[:, None]  # (N, 1)
         else:
-            T = S = ids.shape[1]
+            S = T
             at = queries = torch.arange(T, device=device)[None]  # (1, T)
         angles = at[:, None, :, None] * self.frequencies.to(device)  # (1, 1, T, D) or (N, 1, 1, D), float32 as cos and sin need
         x = self.model.embed_tokens(ids)
         cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
         # Right padding needs no mask: a causal token never sees what stands to its right. Layers with the same window share a mask.
-        keys, hand = torch.arange(S, device=device), by_hand(T, device)
-        G = self.config.num_attention_heads // self.config.num_key_value_heads if hand else 1  # `attend` stacks the heads of a group
-        mask = {window: causal_mask(queries, keys, window, x.dtype).repeat(1, G, 1)[:, None] if hand or S > T or (window is not None and T > window) else None
-                for window in set(self.config.windows)}  # (1 or texts, 1, G T, S)
+        keys, masks = torch.arange(S, device=device), {}
+        G = self.config.num_attention_heads // self.config.num_key_value_heads
+        for window in set(self.config.windows):
+            if not by_hand(T, device):
+                needed = S > T or (window is not None and T > window)
+                masks[window] = causal_mask(queries, keys, window, x.dtype)[:, None] if needed else None  # (1 or texts, 1, T, S)
+            elif cache and T > 1:  # for `attend_each`
+                mask = causal_mask(at, keys, window, torch.promote_types(x.dtype, torch.float32)).repeat(1, G, 1)  # (N, G, S)
+                masks[window] = [own.flatten(0, 1)[:, :end] for own, end in zip(mask.split(lengths), ends)]  # (T G, S) for each text
+            else:  # for `attend`, which stacks the heads of a group
+                masks[window] = causal_mask(queries, keys, window, x.dtype).repeat(1, G, 1)[:, None]  # (1 or texts, 1, G T, S)
         for i, layer in enumerate(self.model.layers):
-            x = layer(x, cos, sin, mask[self.config.windows[i]], cache and cache.layers[i], layout)
+            x = layer(x, cos, sin, masks[self.config.windows[i]], cache and cache.layers[i], layout)
         return self.model.norm(x)
 
     def logits(self, hidden):

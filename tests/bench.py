@@ -152,16 +152,15 @@ def sample_ours(a):
     """The engine as infer.py runs it, each text a.new tokens long; a.roles take turns over the same prompts."""
     import lora
     import infer
-    from model import crew, pack
+    from model import pack
     if not a.guess:
         infer.guess = lambda *_: []
     model, tokenizer = ours(a)
     lora.stack(model, {role: f"{a.adapters}/{role}" for role in a.roles})
     pack(model)
     tokenizer.eos_ids = []  # nothing ends a text but its length
-    place, processes = crew()
-    prompts = [lorid.prompt("ir", row["question"]) for row in data.read_rows(a.data)[:a.batch]][place::processes]
-    engine, reading = infer.Engine(model, tokenizer, len(prompts), 4, **PAPER), []
+    engine, reading = infer.Engine(model, tokenizer, a.batch, 4, **PAPER), []
+    prompts = [lorid.prompt("ir", row["question"]) for row in data.read_rows(a.data)[:a.batch]]
 
     def text(i):
         yield [(a.roles[i % len(a.roles)], prompts[i])]
@@ -171,15 +170,14 @@ def sample_ours(a):
         start = time.time()
         hidden = plain(*args)
         if len(args) == 4:  # prompts, for these rows
-            reading.append(time.time() - start)
+            reading.append((time.time() - start, len(hidden)))
         return hidden
 
-    engine.run(map(text, range(len(prompts))))  # warms up
-    everybody([])  # all begin together
+    engine.run(map(text, range(a.batch)))  # warms up
     engine.feed, engine.max_new, start = feed, a.new, time.time()
-    tokens = everybody([sum(o.tokens) for o in engine.run(map(text, range(len(prompts))))])
-    return dict(tokens=sum(tokens), seconds=time.time() - start, prefill=sum(reading), bytes=sum(p.nbytes for p in model.parameters()),
-                prompts=sum(everybody([len(tokenizer.prompt_ids(prompt)) for prompt in prompts])))
+    outcomes, (prefill, read) = engine.run(map(text, range(a.batch))), map(sum, zip(*reading))
+    return dict(tokens=sum(sum(o.tokens) for o in outcomes), seconds=time.time() - start, prefill=prefill, read=read,
+                prompts=sum(len(tokenizer.prompt_ids(prompt)) for prompt in prompts), bytes=sum(p.nbytes for p in model.parameters()))
 
 
 def generate(model, prompts, new, eos, **settings):
@@ -278,7 +276,7 @@ def limit_ours(a):
 
 def turn(what, side, **settings):
     """Run one of the functions above in a fresh process: what it returned, and its peak memory in MB."""
-    crew = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={CORES}"] if side == "ours" and what in ("train", "sample", "vote") else []
+    crew = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={CORES}"] if side == "ours" and what in ("train", "vote") else []
     command = [sys.executable, *crew, __file__, "--child", json.dumps(dict(what=f"{what}_{side}") | settings)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     if done.returncode:
@@ -391,7 +389,7 @@ def limits(common, repeats):
     for batch in 16, 64:
         [found] = turns("sample", repeats, ("ours", {}), **common | dict(batch=batch, guess=False))  # so that each token takes a pass
         length, took = found["prompts"] / batch, found["prefill"]
-        floor = found["prompts"] * (2 * (P + adapter) + pair * length / 2) / machine["flops"]
+        floor = found["read"] * (2 * (P + adapter) + pair * length / 2) / machine["flops"]  # what prompts begin with alike is read once
         yield f"reading {batch} prompts: arithmetic limit and time", floor, took, floor / took, None, ""
         seen, took = length + a.new / 2, found["seconds"] - found["prefill"]  # keys that a new token sees, on average
         floors = {"arithmetic": batch * (2 * (P + adapter + head) + pair * seen) / machine["flops"],

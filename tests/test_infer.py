@@ -90,8 +90,9 @@ def test_greedy_engine_equals_the_naive_loop(folder, rows):
 
 
 def test_what_a_question_has_asked_before_is_read_once_and_answered_the_same(folder):
-    """A vote asks its first two prompts in every round, and its third begins alike: of each prompt, only that is read which the first for the
-    same role has not in common. Asked greedily, all are answered as by the naive loop, in every round and row."""
+    """A vote asks its first two prompts in every round, and its third begins alike: of each prompt, only that is read which the question's first
+    for the same role has not in common; of that one, which anybody's first has not. Asked greedily, all are answered as by the naive loop, in every
+    round and row."""
     logs, read = [[] for _ in range(5)], []
 
     def rounds(question, log):
@@ -109,15 +110,16 @@ def test_what_a_question_has_asked_before_is_read_once_and_answered_the_same(fol
         return plain(texts, fed, starts, *row)
     engine.feed = counted
     engine.run(rounds(q, log) for q, log in zip(questions(5), logs))
-    wanted = []
+    wanted, anybody = [], {}  # the rows fill in the order of the questions
     for log in logs:
         assert len(log) == 15
         first = {}
         for (role, prompt), text in log:
             assert text == naive(folder, role, prompt, 9)[0]
             ids = engine.tokenizer.prompt_ids(prompt)
-            shared = len(os.path.commonprefix([ids, first.get(role, [])]))
+            shared = len(os.path.commonprefix([ids, first.get(role) or anybody.get(role, [])]))
             first.setdefault(role, ids)
+            anybody.setdefault(role, ids)
             wanted += [(role, tuple(ids), shared)] * (shared < len(ids) - 1)
     assert sorted(read) == sorted(wanted) and len(read) == 5 * (2 + 3 + 3)
 
@@ -145,11 +147,11 @@ def test_guesses_change_no_text_and_save_steps(folder, monkeypatch):
 
     plain = {}
 
-    def noted(text, seen, most):
+    def noted(text, tables, most):
         plain[text.owner, text.number] = text.said  # goes on growing
         return []
 
-    def half_right(text, seen, most):
+    def half_right(text, tables, most):
         """Up to seven tokens that this text will have, the fourth replaced, and beyond its end: one of nonsense."""
         first, known = len(text.said), plain[text.owner, text.number]
         guessed = (known[first:first + 7] + [1])[:most]
@@ -173,7 +175,7 @@ def test_who_has_guessed_wrong_guesses_less(folder, monkeypatch):
     """A text notes how many of its guesses proved right when it last had some; `guess` goes by that."""
     seen = []
 
-    def hopeless(text, table, most):
+    def hopeless(text, tables, most):
         seen.append((len(text.said), text.right))
         return [5] if len(text.said) in (3, 8) else []
     monkeypatch.setattr(infer, "guess", hopeless)
@@ -183,36 +185,48 @@ def test_who_has_guessed_wrong_guesses_less(folder, monkeypatch):
 
 
 def test_a_guess_is_what_would_be_drawn_after_the_same_tokens():
-    seen, prompt = {}, [90, 91, 92, 93, 94, 95, 96]
+    own, common, prompt = {}, {}, [90, 91, 92, 93, 94, 95, 96]
 
     def text(*said, **more):
         return infer.Text(0, 0, "ir", prompt, None, said=list(said), luck=[0.5] * 20, **more)
 
     def sure(*said):
         return text(*said, choices=[([token], [1.0]) for token in said])
-    infer.learn(sure(1, 2, 3, 4, 5, 6, 7, 8, 9, 10), seen)
-    assert infer.guess(text(), seen, 99) == [1, 2, 3, 4, 5, 6]  # two more than the four it begins with
-    assert infer.guess(text(right=9), seen, 99) == [1, 2, 3, 4, 5, 6, 7, 8]
-    assert infer.guess(text(1, 2), seen, 2) == [3, 4]
-    assert infer.guess(text(1, 2), seen, 0) == []
-    assert infer.guess(text(50, 4, 5, 6), seen, 99) == [7, 8, 9, 10]  # by three tokens
-    assert infer.guess(text(1, 2, right=0), seen, 99) == [3, 4]
-    assert infer.guess(text(5, 6), seen, 99) == infer.guess(text(8, 7, 6), seen, 99) == []
-    infer.learn(sure(30, 4, 5, 6, 40), seen)  # what came last counts, but six tokens tell more than three
-    assert infer.guess(text(50, 4, 5, 6), seen, 99) == [40] and infer.guess(text(1, 2, 3, 4, 5, 6), seen, 2) == [7, 8]
-    infer.learn(text(60, 61, 62, choices=[([60], [1.0]), ([61], [1.0]), ([62, 63, 64], [0.5, 0.8, 1.0])]), seen)
+    infer.learn(sure(1, 2, 3, 4, 5, 6, 7, 8, 9, 10), own)
+    assert infer.guess(text(), (own, common), 99) == [1, 2, 3, 4, 5, 6]  # two more than the four it begins with
+    assert infer.guess(text(right=9), (own, common), 99) == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert infer.guess(text(1, 2), (own, common), 2) == [3, 4]
+    assert infer.guess(text(1, 2), (own, common), 0) == []
+    assert infer.guess(text(50, 4, 5, 6), (own, common), 99) == [7, 8, 9, 10]  # by three tokens
+    assert infer.guess(text(1, 2, right=0), (own, common), 99) == [3, 4]
+    assert infer.guess(text(5, 6), (own, common), 99) == infer.guess(text(8, 7, 6), (own, common), 99) == []
+    infer.learn(sure(30, 4, 5, 6, 40), own)  # what came last counts, but six tokens tell more than three
+    assert infer.guess(text(50, 4, 5, 6), (own, common), 99) == [40] and infer.guess(text(1, 2, 3, 4, 5, 6), (own, common), 2) == [7, 8]
+    infer.learn(text(60, 61, 62, choices=[([60], [1.0]), ([61], [1.0]), ([62, 63, 64], [0.5, 0.8, 1.0])]), own)
     for luck, token in ((0.0, 62), (0.5, 62), (0.6, 63), (0.8, 63), (0.81, 64), (0.999, 64)):  # each place in a text has its own luck
         other = text(60, 61)
         other.luck[2] = luck
-        assert infer.guess(other, seen, 1) == [token]
+        assert infer.guess(other, (own, common), 1) == [token]
+    infer.learn(sure(7, 8, 9, 70, 71), common)  # other questions' texts tell what this one's do not, however few the tokens these go by
+    assert infer.guess(text(60, 7, 8, 9), (own, common), 99) == [10] and infer.guess(text(60, 9, 70), (own, common), 99) == []
+    assert infer.guess(text(60, 8, 9, 70), (own, common), 99) == [71]
+
+
+def test_what_is_learnt_from_everybody_stays_small(monkeypatch):
+    monkeypatch.setattr(infer, "MOST_SEEN", 40)
+    table = {}
+    for n in range(30):
+        infer.learn(infer.Text(0, 0, "ir", [1] * 6, None, said=[n, n + 1, n + 2], choices=[([n + i], [1.0]) for i in range(3)]), table)
+        assert len(table) <= 40 + 6
+        assert table[1, 1, 1] == ([n], [1.0])
 
 
 def test_guesses_are_drawn_as_the_token_is(folder, monkeypatch):
     """With the luck that decides, from what was likely there: texts about a question begin unlike, but always as guessed."""
     tried = []
 
-    def noted(text, seen, most, plain=infer.guess):
-        guessed = plain(text, seen, most)
+    def noted(text, tables, most, plain=infer.guess):
+        guessed = plain(text, tables, most)
         tried.append((text, len(text.said), guessed))
         return guessed
     monkeypatch.setattr(infer, "guess", noted)

@@ -314,7 +314,7 @@ def test_a_moved_row_goes_on_as_before_and_a_freed_row_takes_a_new_prompt(make_b
     cache = dirty_cache(model, 3, 16)
     feed(model, ids[:3], cache, [0, 0, 0], [9, 4, 15])
     decode(model, ids[:3], cache, [9, 4, 15], 5)
-    cache.move(2, 0)  # text 2 takes the place of text 0
+    cache.move(2, 0, 20)  # text 2 takes the place of text 0
     feed(model, ids[3:], cache, [0], [11], row=2)  # and text 3 begins where it was
     steps = decode(model, ids[[2, 1, 3]], cache, [20, 9, 11], 15)
     for row, (text, at) in enumerate([(2, 20), (1, 9), (3, 11)]):

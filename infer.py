@@ -64,7 +64,7 @@ def draw(ids, upto, luck):
 
 PROMPT_BUDGET = 2048  # most tokens of the prompts that are read in one pass, each counted as long as the longest
 MOST_GUESSES = 8      # of a text in one pass
-MOST_SEEN = 100_000   # choices in a table of `learn`, of about 270 bytes each
+MOST_SEEN = 100_000   # keys in a table of `learn`: about two a token, of 300 to 500 bytes each
 
 
 @dataclass(eq=False)
@@ -95,19 +95,19 @@ def shared_length(a, b):
 
 
 def learn(text, table):
-    """Note what might have come after each six tokens of a text, and after each three: the choice from which the next one was drawn."""
+    """Note, under the six tokens before each token of a finished text, and under the three before it, the choice from which it was drawn."""
     if len(table) > MOST_SEEN:
         table.clear()
-    ids = text.prompt[-6:] + text.said
+    ids = text.prompt[-6:] + text.said  # so ids[i:i + 6] are the six before said[i]
     for i, choice in enumerate(text.choices):
         back = tuple(ids[i:i + 6])
         table[back] = table[back[-3:]] = choice
 
 
 def guess(text, tables, most):
-    """Up to `most` tokens that may come next: drawn, with the luck that will decide here, from what last might have come after the same six tokens,
-    or three, in a finished text: of the same question, else of any (the two tables). At most eight, and two more than proved right last time: wrong
-    ones cost.
+    """Up to `most` tokens that may come next; at most eight, and at most two more than proved right last time, for wrong ones cost. The tables are that
+    of the text's question and that of all questions; the choice noted under the last six tokens is taken, else that under the last three, and from
+    it a token is drawn with the luck that will decide here.
 
     Speculative decoding (arXiv 2211.17192), with a table in place of a small model. It changes no text (up to rounding): attention is causal,
     so behind right guesses stand the logits that one token at a time would give; from them each token is drawn with its own luck. That
@@ -127,7 +127,7 @@ def guess(text, tables, most):
 
 
 class Engine:
-    """A cache of `rows` rows, in each of which a text is written, over one model with stacked adapters. temperature, top_k, top_p as in `sample`;
+    """A cache of `rows` rows, in each of which a text is written, over one model with stacked adapters. temperature, top_k, top_p as in `likely`;
     a text has at most `max_new` tokens."""
 
     def __init__(self, model, tokenizer, rows=64, max_new=256, temperature=0.0, top_k=50, top_p=0.9, seed=0):
@@ -151,8 +151,8 @@ class Engine:
         replies = {}       # owner -> the texts of its present request, None where one is still being written
         waiting = deque()  # texts that have no row yet
         writing = []       # writing[i] is in row i of the cache
-        kept = {None: {}}  # owner -> {role: (prompt, its keys and values)}: its first prompt of each role; None: anybody's first
-        seen = {None: {}}  # owner -> the table that `learn` fills from its texts; None: from everybody's
+        kept = {None: {}}  # owner -> {role: (prompt, its keys and values)}: its first prompt of each role; under None, anybody's first
+        seen = {None: {}}  # owner -> the table that `learn` fills from its texts; under None, from everybody's
         unopened = deque(range(len(conversations)))
         done = 0
 
@@ -172,7 +172,8 @@ class Engine:
             kept.setdefault(owner, {})
             seen.setdefault(owner, {})
             for role, prompt in requests:
-                # Seeded by question and text, not by row, step or process: results do not depend on what else is being written, or where.
+                # Seeded by question and text, not by row, step or process: results do not depend (but for rounding) on what else is
+                # being written, or where.
                 dice = random.Random(f"{self.seed} {self.place + owner * self.processes} {len(outcome.tokens)}")
                 waiting.append(Text(owner, len(outcome.tokens), role, self.tokenizer.prompt_ids(prompt), dice))
                 outcome.tokens.append(0)
@@ -194,20 +195,20 @@ class Engine:
             return kept[text.owner].get(text.role) or kept[None].get(text.role, ([], None))
 
         def enter(texts):
-            """Put texts into the next rows and read their prompts, each from where it differs from the one that is known; that much is copied."""
+            """Put texts into the next rows and read their prompts: what they share with the known ones is copied, the rest is fed."""
             unread = []
             for text in texts:
-                shared = min(shared_length(known(text)[0], text.prompt), len(text.prompt) - 1)
+                shared = min(shared_length(known(text)[0], text.prompt), len(text.prompt) - 1)  # one token at least must be fed
                 unread.append((text.prompt[shared:], text))
-            for group in data.micro_batches(unread, PROMPT_BUDGET):
-                starts, row = [len(text.prompt) - len(end) for end, text in group], len(writing)
-                ends, group = zip(*group)
+            for group in data.micro_batches(unread, PROMPT_BUDGET):  # longest first
+                tails, group = zip(*group)
+                starts, row = [len(text.prompt) - len(tail) for tail, text in zip(tails, group)], len(writing)
                 for i, text in enumerate(group):
                     if starts[i]:
                         self.cache.put(row + i, known(text)[1], starts[i])
                 new = [(i, text) for i, text in enumerate(group) if text.role not in kept[text.owner]]
-                if new or len(ends[0]) > 1:  # else only last tokens are unread, and `extend` feeds those (again) when their texts begin
-                    self.feed(group, ends, starts, row)
+                if new or len(tails[0]) > 1:  # else only last tokens are unread, and `extend` feeds those (again) when their texts begin
+                    self.feed(group, tails, starts, row)
                 for i, text in new:
                     first = kept[text.owner][text.role] = text.prompt, self.cache.take(row + i, len(text.prompt))
                     kept[None].setdefault(text.role, first)
@@ -227,7 +228,8 @@ class Engine:
             luck = [x for text, tokens in zip(writing, fed) for x in text.luck[len(text.said):len(text.said) + len(tokens)]]
             ids, upto = likely(self.model.logits(hidden)[:, 0], *self.sampling)
             drawn = draw(ids, upto, torch.tensor(luck, device=ids.device)).tolist()
-            upto[:, 7:] = 1  # to guess by, the eight likeliest are enough; mostly one has all
+            # What `learn` will note: of each token's choice, the eight likeliest up to the one whose running sum is 1. Mostly that is the first.
+            upto[:, 7:] = 1
             counts = (upto < 1).sum(-1) + 1
             choices = [(row[:n], sums[:n]) for row, sums, n in zip(ids[:, :8].tolist(), upto[:, :8].tolist(), counts.tolist())]
             at = 0
@@ -249,7 +251,7 @@ class Engine:
                     last = writing.pop()  # rows stay packed: the last one moves to the empty place
                     if last is not text:
                         writing[row] = last
-                        self.cache.move(len(writing), row, len(last.prompt) + len(last.said))
+                        self.cache.move(len(writing), row, len(last.prompt) + len(last.said) - 1)  # its latest token is not fed yet
                     finish(text, cut=not ended)
 
         while True:
@@ -259,10 +261,11 @@ class Engine:
             if waiting and (not writing or self.rows - len(writing) >= min(len(waiting), self.rows // 8 + 1)):
                 entering = [waiting.popleft() for _ in range(min(len(waiting), self.rows - len(writing)))]
                 fits = [text for text in entering if room(text) > 0]
-                while fits:  # first those that the others share most with: the first of a role, then a question's first of it
+                while fits:  # prompts copy from earlier ones, so first enters one text of each new role, then one of each question, then the others
                     now = {}
                     for text in fits:
-                        now.setdefault(next(((text.role, owner) for owner in (None, text.owner) if text.role not in kept[owner]), text), text)
+                        new_to = [owner for owner in (None, text.owner) if text.role not in kept[owner]]
+                        now.setdefault((text.role, new_to[0]) if new_to else text, text)
                     enter(now.values())
                     fits = [text for text in fits if text not in now.values()]
                 for text in entering:

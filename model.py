@@ -28,7 +28,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-# A CPU compiles its bfloat16 products for each shape they have and keeps the last 1,024, which is half a GB where lengths vary. 64 are as fast.
+# A CPU compiles its bfloat16 products for each shape they have and keeps the last 1,024, which is half a GB where lengths vary. 64 are as fast:
+# the layers of a pass have the same few shapes, and the next pass seldom has them again.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -180,7 +181,7 @@ def causal_mask(query, key, window, dtype):
 
 
 def by_hand(T, device):
-    """Whether our own `attend` is faster than torch's attention: for a single token and, on a CPU, for short texts."""
+    """Whether our own `attend` is faster than torch's attention: for a single token and, on a CPU, for short texts. T: the most tokens of any text."""
     return T == 1 or (T <= 512 and device.type == "cpu")
 
 
@@ -197,7 +198,11 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(H * D, C, bias=config.o_bias)
 
     def forward(self, x, cos, sin, mask, past=None, layout=None):
-        """x (B, T, C) -> (B, T, C); mask None for plain causal attention. With past, this layer's cache, x is (N, 1, C): see Decoder.forward."""
+        """x (B, T, C) -> (B, T, C); mask None for plain causal attention.
+
+        With past, this layer's keys and values in the cache, x is (N, 1, C), the next tokens of several texts, each a row of its own. layout: the
+        slice of the cache's rows they are in; of each token, (N,), its text, the how manieth of its text's new tokens it is, and its position;
+        how many tokens each text has; S, how many positions of the cache to look at."""
         B, T, _ = x.shape
         q = self.q_proj(x).view(B, T, self.H, self.D).transpose(1, 2)  # (B, H, T, D)
         k = self.k_proj(x).view(B, T, self.K, self.D).transpose(1, 2)  # (B, K, T, D)
@@ -205,16 +210,16 @@ class Attention(nn.Module):
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         ragged = False
         if past is not None:
-            # Everywhere else a token is a row of its own; here each text's queries must stand side by side, to look at the same keys.
             rows, text, nth, at, lengths, S = layout
-            past, longest = [cached[rows] for cached in past], max(lengths)  # rows is a slice, so these are views of the cache
+            past = [cached[rows] for cached in past]  # rows is a slice, so these are views of the cache
             for cached, new in zip(past, (k, v)):
-                cached[text, :, at] = new[:, :, 0]
+                cached[text, :, at] = new[:, :, 0]  # (N, K, D): token j goes to row text[j], position at[j]
             if isinstance(mask, list):  # one for each text
                 return self.o_proj(self.attend_each(q, past, mask, lengths).to(x.dtype))
+            # The queries of a text must stand side by side, to look at the same keys.
             k, v = (cached[:, :, :S] for cached in past)  # (texts, K, S, D)
-            flat, shape = q[:, :, 0], (len(k), longest, self.H, self.D)
-            ragged = B < len(k) * longest  # some texts have fewer tokens than the longest: padded for attention only
+            flat, shape = q[:, :, 0], (len(k), max(lengths), self.H, self.D)
+            ragged = B < shape[0] * shape[1]  # some texts have fewer tokens than the longest: padded for attention only
             q = (flat.new_zeros(shape).index_put_((text, nth), flat) if ragged else flat.view(shape)).transpose(1, 2)  # (texts, H, longest, D)
         if by_hand(q.shape[2], x.device):
             y = self.attend(q, k, v, mask)
@@ -238,16 +243,19 @@ class Attention(nn.Module):
         return (scores.softmax(-1) @ v).view(B, self.H, T, D)
 
     def attend_each(self, q, past, masks, lengths):
-        """`attend`, text by text, for the next lengths[i] tokens of the text in row i of past: all at once, all would be padded to the most tokens
-        and the most keys of any text, in a vote to five times what they need. q (N, H, 1, D), masks[i] (T G, S) -> (N, 1, H D).
+        """`attend`, text by text, for the next lengths[i] tokens of the text in row i of past, keys and values (texts, K, positions, D): all at once,
+        every text would be padded to the most tokens and the most keys of any, in a vote to five times the work. q (N, H, 1, D); masks[i]: S, how many
+        keys the text has, and (T G, S), or None where all may be seen -> (N, 1, H D). Rows are token by token, (T G), not head by head as in `attend`, so that `split` can cut by text.
 
-        In float32: a CPU compiles its bfloat16 products for each shape they have, and here every text has another one."""
-        N, G, dtype = len(q), self.H // self.K, masks[0].dtype
-        q, y = q.view(N, self.K, G, self.D).transpose(0, 1).reshape(self.K, N * G, self.D).to(dtype), []
-        for q, k, v, mask in zip(q.split([T * G for T in lengths], 1), *past, masks):
-            k, v = (cached[:, :mask.shape[1]].to(dtype) for cached in (k, v))  # (K, S, D)
-            scores = torch.baddbmm(mask, q, k.transpose(1, 2), alpha=1 / math.sqrt(self.D))  # (K, T G, S)
-            y.append(scores.softmax(-1).bmm(v))
+        In float32 at least: a CPU compiles its bfloat16 products for each shape they have, and here every text has another one."""
+        N, G, dtype = len(q), self.H // self.K, torch.promote_types(q.dtype, torch.float32)
+        q = (q.to(dtype) / math.sqrt(self.D)).view(N, self.K, G, self.D).transpose(0, 1).reshape(self.K, N * G, self.D)
+        y = []
+        for own, k, v, (S, mask) in zip(q.split([T * G for T in lengths], 1), *past, masks):
+            scores = own.bmm(k[:, :S].to(dtype).transpose(1, 2))  # (K, T G, S)
+            if mask is not None:
+                scores += mask
+            y.append(scores.softmax(-1).bmm(v[:, :S].to(dtype)))
         return torch.cat(y, 1).view(self.K, N, G * self.D).transpose(0, 1).reshape(N, 1, self.H * self.D)
 
 
@@ -341,34 +349,34 @@ class Decoder(nn.Module):
                                                    ids (N, 1), N = sum(lengths), so that no padding is computed -> (N, 1, C).
         """
         device, layout = ids.device, None
-        T = max(lengths) if cache else ids.shape[1]
         if cache:
-            starts, counts = torch.tensor(starts), torch.tensor(lengths)
+            T, starts, counts = max(lengths), torch.tensor(starts), torch.tensor(lengths)
+            ends = (starts + counts).tolist()                                        # how long each text will be
             text = torch.arange(len(starts)).repeat_interleave(counts)               # lengths (2, 3): 0 0 1 1 1
             nth = torch.arange(len(ids)) - (counts.cumsum(0) - counts)[text]         # and 0 1 0 1 2
-            ends = (starts + counts).tolist()
             S = cache.reserve(max(ends))
-            S = S if starts.any() else T  # whole texts look at themselves only
-            text, nth, at, queries = (x.to(device) for x in (text, nth, starts[text] + nth, starts[:, None] + torch.arange(T)))
+            S = S if starts.any() else T  # whole texts: nothing older to look at
+            text, nth, at, queries = (x.to(device) for x in (text, nth, starts[text] + nth, starts[:, None] + torch.arange(T)))  # queries (texts, T)
             layout = slice(row, row + len(starts)), text, nth, at, lengths, S
             at = at[:, None]  # (N, 1)
         else:
-            S = T
+            T = S = ids.shape[1]
             at = queries = torch.arange(T, device=device)[None]  # (1, T)
         angles = at[:, None, :, None] * self.frequencies.to(device)  # (1, 1, T, D) or (N, 1, 1, D), float32 as cos and sin need
         x = self.model.embed_tokens(ids)
         cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
-        # Right padding needs no mask: a causal token never sees what stands to its right. Layers with the same window share a mask.
+        # Layers with the same window share a mask, of the form that their attention wants.
         keys, masks = torch.arange(S, device=device), {}
         G = self.config.num_attention_heads // self.config.num_key_value_heads
         for window in set(self.config.windows):
-            if not by_hand(T, device):
+            if not by_hand(T, device):  # torch's. Right padding needs no mask: a causal token never sees what stands to its right
                 needed = S > T or (window is not None and T > window)
                 masks[window] = causal_mask(queries, keys, window, x.dtype)[:, None] if needed else None  # (1 or texts, 1, T, S)
-            elif cache and T > 1:  # for `attend_each`
+            elif cache and T > 1:  # `attend_each`
                 mask = causal_mask(at, keys, window, torch.promote_types(x.dtype, torch.float32)).repeat(1, G, 1)  # (N, G, S)
-                masks[window] = [own.flatten(0, 1)[:, :end] for own, end in zip(mask.split(lengths), ends)]  # (T G, S) for each text
-            else:  # for `attend`, which stacks the heads of a group
+                masks[window] = [(end, own.flatten(0, 1)[:, :end] if len(own) > 1 or window is not None else None)
+                                 for own, end in zip(mask.split(lengths), ends)]
+            else:  # `attend`, which stacks the heads of a group
                 masks[window] = causal_mask(queries, keys, window, x.dtype).repeat(1, G, 1)[:, None]  # (1 or texts, 1, G T, S)
         for i, layer in enumerate(self.model.layers):
             x = layer(x, cos, sin, masks[self.config.windows[i]], cache and cache.layers[i], layout)

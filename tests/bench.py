@@ -170,13 +170,13 @@ def sample_ours(a):
         start = time.time()
         hidden = plain(*args)
         if len(args) == 4:  # prompts, for these rows
-            reading.append((time.time() - start, len(hidden)))
+            reading.append((time.time() - start, len(hidden), sum(len(ids) * n + len(ids) * (len(ids) + 1) / 2 for ids, n in zip(*args[1:3]))))
         return hidden
 
     engine.run(map(text, range(a.batch)))  # warms up
     engine.feed, engine.max_new, start = feed, a.new, time.time()
-    outcomes, (prefill, read) = engine.run(map(text, range(a.batch))), map(sum, zip(*reading))
-    return dict(tokens=sum(sum(o.tokens) for o in outcomes), seconds=time.time() - start, prefill=prefill, read=read,
+    outcomes, (prefill, read, pairs) = engine.run(map(text, range(a.batch))), map(sum, zip(*reading))
+    return dict(tokens=sum(sum(o.tokens) for o in outcomes), seconds=time.time() - start, prefill=prefill, read=read, pairs=pairs,
                 prompts=sum(len(tokenizer.prompt_ids(prompt)) for prompt in prompts), bytes=sum(p.nbytes for p in model.parameters()))
 
 
@@ -278,7 +278,8 @@ def turn(what, side, **settings):
     """Run one of the functions above in a fresh process: what it returned, and its peak memory in MB."""
     crew = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={CORES}"] if side == "ours" and what in ("train", "vote") else []
     command = [sys.executable, *crew, __file__, "--child", json.dumps(dict(what=f"{what}_{side}") | settings)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    own = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "1024"} if side == "peer" else {}  # torch's default; ours is set by model.py
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ | own)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"ended with status {done.returncode}"]
         said = [line for line in lines if re.match(r"bench\.py: |(.*: )?[a-zA-Z]+Error: ", line)] or lines  # torchrun says more below
@@ -389,7 +390,7 @@ def limits(common, repeats):
     for batch in 16, 64:
         [found] = turns("sample", repeats, ("ours", {}), **common | dict(batch=batch, guess=False))  # so that each token takes a pass
         length, took = found["prompts"] / batch, found["prefill"]
-        floor = found["read"] * (2 * (P + adapter) + pair * length / 2) / machine["flops"]  # what prompts begin with alike is read once
+        floor = (found["read"] * 2 * (P + adapter) + found["pairs"] * pair) / machine["flops"]  # what prompts begin with alike is read once
         yield f"reading {batch} prompts: arithmetic limit and time", floor, took, floor / took, None, ""
         seen, took = length + a.new / 2, found["seconds"] - found["prefill"]  # keys that a new token sees, on average
         floors = {"arithmetic": batch * (2 * (P + adapter + head) + pair * seen) / machine["flops"],

@@ -153,6 +153,19 @@ def test_what_one_question_was_answered_is_guessed_for_another(folder):
     assert steps.count(1) <= steps.count(0) / 2
 
 
+def test_a_prompt_that_another_question_has_asked_is_kept_whole(folder):
+    """Copied but for its last token, which must be read before the next prompt copies it."""
+    one, other = questions(2)
+    heard = []
+
+    def asking(*prompts):
+        for prompt in prompts:
+            heard.extend((prompt, text) for text in (yield [("ir", prompt)]))
+        return lorid.Verdict(None)
+    engine_of(folder, rows=1, max_new=6).run([asking(one), asking(other), asking(one, one + " And then?")])
+    assert len(heard) == 4 and all(text == naive(folder, "ir", prompt, 6)[0] for prompt, text in heard)
+
+
 def test_guesses_change_no_text_and_save_steps(folder, monkeypatch):
     """The same texts without guesses, with those of the engine, and with half right ones, sampled too; in float64, as above. A question that is
     asked again greedily is answered alike: then up to eight guesses a step are right."""

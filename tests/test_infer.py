@@ -162,7 +162,7 @@ def test_a_prompt_that_another_question_has_asked_is_kept_whole(folder):
         for prompt in prompts:
             heard.extend((prompt, text) for text in (yield [("ir", prompt)]))
         return lorid.Verdict(None)
-    engine_of(folder, rows=1, max_new=6).run([asking(one), asking(other), asking(one, one + " And then?")])
+    engine_of(folder, rows=1, max_new=6).run([asking(one), asking(other), asking(one, one + "\nAnd then?")])
     assert len(heard) == 4 and all(text == naive(folder, "ir", prompt, 6)[0] for prompt, text in heard)
 
 

@@ -243,11 +243,12 @@ class Attention(nn.Module):
         return (scores.softmax(-1) @ v).view(B, self.H, T, D)
 
     def attend_each(self, q, past, masks, lengths):
-        """`attend`, text by text, for the next lengths[i] tokens of the text in row i of past, keys and values (texts, K, positions, D): all at once,
-        every text would be padded to the most tokens and the most keys of any, in a vote to five times the work. q (N, H, 1, D); masks[i]: S, how many
-        keys the text has, and (T G, S), or None where all may be seen -> (N, 1, H D). Rows are token by token, (T G), not head by head as in `attend`, so that `split` can cut by text.
+        """`attend`, text by text, for the next lengths[i] tokens of text i: all at once, every text would be padded to the most tokens and the most keys
+        that any has, in a vote to five times the work. (If all have a single token, one batched `attend` is faster.)
 
-        In float32 at least: a CPU compiles its bfloat16 products for each shape they have, and here every text has another one."""
+        q (N, H, 1, D); past, keys and values, (texts, K, positions, D); masks[i]: S, how many keys text i has, and its mask (T G, S), None where all may
+        be seen -> (N, 1, H D). Rows stand token by token, T G, not head by head as in `attend`, so that `split` can cut them by text. In float32 at
+        least: a CPU compiles its bfloat16 products for each shape they have, and here every text has another one."""
         N, G, dtype = len(q), self.H // self.K, torch.promote_types(q.dtype, torch.float32)
         q = (q.to(dtype) / math.sqrt(self.D)).view(N, self.K, G, self.D).transpose(0, 1).reshape(self.K, N * G, self.D)
         y = []

@@ -201,7 +201,7 @@ class Attention(nn.Module):
         """x (B, T, C) -> (B, T, C); mask None for plain causal attention.
 
         With past, this layer's keys and values in the cache, x is (N, 1, C), the next tokens of several texts, each a row of its own. layout: the
-        slice of the cache's rows they are in; of each token, (N,), its text, the how manieth of its text's new tokens it is, and its position;
+        slice of the cache's rows they are in; of each token, (N,): its text, its number among that text's new tokens, and its position;
         how many tokens each text has; S, how many positions of the cache to look at."""
         B, T, _ = x.shape
         q = self.q_proj(x).view(B, T, self.H, self.D).transpose(1, 2)  # (B, H, T, D)

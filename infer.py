@@ -455,7 +455,7 @@ def load(args):
         base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
         if base and Path(str(base)).name not in names and not crew()[0]:
             print(f"infer.py: note: {folder} was trained on {base}; is {args.model} the same base?", file=sys.stderr)
-    return Engine(pack(model), Tokenizer(args.model, args.template), args.rows, args.max_new, args.temperature, args.top_k, args.top_p, args.seed)
+    return Engine(pack(lora.fuse(model)), Tokenizer(args.model, args.template), args.rows, args.max_new, args.temperature, args.top_k, args.top_p, args.seed)
 
 
 def main():

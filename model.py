@@ -196,6 +196,7 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(C, K * D, bias=config.qkv_bias)
         self.v_proj = nn.Linear(C, K * D, bias=config.qkv_bias)
         self.o_proj = nn.Linear(H * D, C, bias=config.o_bias)
+        self.qkv = None  # for inference, `lora.fuse` makes one layer of the first three
 
     def forward(self, x, cos, sin, mask, past=None, layout=None):
         """x (B, T, C) -> (B, T, C); mask None for plain causal attention.
@@ -204,9 +205,10 @@ class Attention(nn.Module):
         slice of the cache's rows they are in; of each token, (N,): its text, its number among that text's new tokens, and its position;
         how many tokens each text has; S, how many positions of the cache to look at."""
         B, T, _ = x.shape
-        q = self.q_proj(x).view(B, T, self.H, self.D).transpose(1, 2)  # (B, H, T, D)
-        k = self.k_proj(x).view(B, T, self.K, self.D).transpose(1, 2)  # (B, K, T, D)
-        v = self.v_proj(x).view(B, T, self.K, self.D).transpose(1, 2)  # (B, K, T, D)
+        q, k, v = self.qkv(x) if self.qkv else (self.q_proj(x), self.k_proj(x), self.v_proj(x))
+        q = q.view(B, T, self.H, self.D).transpose(1, 2)  # (B, H, T, D)
+        k = k.view(B, T, self.K, self.D).transpose(1, 2)  # (B, K, T, D)
+        v = v.view(B, T, self.K, self.D).transpose(1, 2)  # (B, K, T, D)
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         ragged = False
         if past is not None:
@@ -269,9 +271,11 @@ class MLP(nn.Module):
         self.gate_proj = nn.Linear(C, I, bias=False)
         self.up_proj = nn.Linear(C, I, bias=False)
         self.down_proj = nn.Linear(I, C, bias=False)
+        self.gate_up = None  # see `lora.fuse`
 
     def forward(self, x):
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        gate, up = self.gate_up(x) if self.gate_up else (self.gate_proj(x), self.up_proj(x))
+        return self.down_proj(F.silu(gate) * up)
 
 
 class Layer(nn.Module):
@@ -603,7 +607,7 @@ def pack(model):
             and torch.ops.mkldnn._is_mkldnn_bf16_supported():
         for module in model.modules():
             for name, weight in list(module.named_parameters(recurse=False)):
-                if weight.dim() == 2 and not isinstance(module, nn.Embedding):
+                if weight.dim() == 2 and len(weight) and not isinstance(module, nn.Embedding):
                     setattr(module, name, nn.Parameter(torch.ops.mkldnn._reorder_linear_weight(weight), requires_grad=False))
             if isinstance(module, nn.Linear):
                 module.forward = partial(lambda linear, x: product(x, linear.weight, linear.bias), module)

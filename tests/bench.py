@@ -13,7 +13,7 @@
     scale      cost per token and memory for few and many examples and questions
 
 Each side runs in processes of its own, so that its peak memory is its own, and the sides take turns: ours, peer, ours, peer ... Where it
-trains or votes, ours is started by torchrun, a process for each core, as the README says for a CPU; the peer has a thread for each.
+trains or writes texts, ours is started by torchrun, a process for each core, as the README says for a CPU; the peer has a thread for each.
 A figure is the median of the turns. Ratios are what counts: absolute figures change with the machine and with what else it does.
 """
 import argparse
@@ -152,15 +152,17 @@ def sample_ours(a):
     """The engine as infer.py runs it, each text a.new tokens long; a.roles take turns over the same prompts."""
     import lora
     import infer
-    from model import pack
+    from model import crew, pack
     if not a.guess:
         infer.guess = lambda *_: []
     model, tokenizer = ours(a)
     lora.stack(model, {role: f"{a.adapters}/{role}" for role in a.roles})
-    pack(model)
+    pack(lora.fuse(model))
     tokenizer.eos_ids = []  # nothing ends a text but its length
-    engine, reading = infer.Engine(model, tokenizer, a.batch, 4, **PAPER), []
+    place, processes = crew()
     prompts = [lorid.prompt("ir", row["question"]) for row in data.read_rows(a.data)[:a.batch]]
+    mine, reading = range(place, a.batch, processes), []
+    engine = infer.Engine(model, tokenizer, len(mine), 4, **PAPER)
 
     def text(i):
         yield [(a.roles[i % len(a.roles)], prompts[i])]
@@ -174,10 +176,12 @@ def sample_ours(a):
             reading.append((time.time() - start, len(hidden), pairs))
         return hidden
 
-    engine.run(map(text, range(a.batch)))  # warms up
+    engine.run(map(text, mine))  # warms up
+    everybody([])  # all begin together
     engine.feed, engine.max_new, start = feed, a.new, time.time()
-    outcomes, (prefill, read, pairs) = engine.run(map(text, range(a.batch))), map(sum, zip(*reading))
-    return dict(tokens=sum(sum(o.tokens) for o in outcomes), seconds=time.time() - start, prefill=prefill, read=read, pairs=pairs,
+    outcomes = everybody(engine.run(map(text, mine)))
+    seconds, (prefill, read, pairs) = time.time() - start, map(sum, zip(*everybody(reading)))
+    return dict(tokens=sum(sum(o.tokens) for o in outcomes), seconds=seconds, prefill=prefill / processes, read=read, pairs=pairs,
                 prompts=sum(len(tokenizer.prompt_ids(prompt)) for prompt in prompts), bytes=sum(p.nbytes for p in model.parameters()))
 
 
@@ -217,7 +221,7 @@ def vote_ours(a):
     lora.stack(model, {role: f"{a.adapters}/{role}" for role in lorid.ROLES})
     conversation = dict(vote=lorid.vote, all_rounds=all_rounds, system1=lorid.system1)[a.conversation]
     place, processes = crew()
-    engine = Engine(model, tokenizer, a.rows, a.new, **TOY)
+    engine = Engine(lora.fuse(model), tokenizer, a.rows, a.new, **TOY)
     everybody([])  # all begin together
     start = time.time()
     outcomes = everybody(engine.run([conversation(row["question"]) for row in data.toy(a.questions, "test")[place::processes]]))
@@ -277,7 +281,7 @@ def limit_ours(a):
 
 def turn(what, side, **settings):
     """Run one of the functions above in a fresh process: what it returned, and its peak memory in MB."""
-    crew = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={CORES}"] if side == "ours" and what in ("train", "vote") else []
+    crew = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={CORES}"] if side == "ours" and what in ("train", "sample", "vote") else []
     command = [sys.executable, *crew, __file__, "--child", json.dumps(dict(what=f"{what}_{side}") | settings)]
     own = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "1024"} if side == "peer" else {}  # torch's default; ours is set by model.py
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ | own)

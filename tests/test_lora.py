@@ -217,11 +217,14 @@ def test_an_adapter_may_sit_on_the_head_and_leaves_a_tied_embedding_alone(make_b
 # Three adapters, one batch
 
 
-def test_each_row_of_a_mixed_batch_is_that_role_alone(base, three):
+@pytest.mark.parametrize("prepare", [lambda model: model, lora.fuse], ids=["plain", "fused"])
+def test_each_row_of_a_mixed_batch_is_that_role_alone(base, three, prepare):
     folders, oracles = three
     model, ids = load(base), some_ids(7)
     lora.stack(model, folders)
-    assert torch.equal(logits(model, ids), logits(oracles[None], ids))  # all off at first
+    size = sum(p.numel() for p in model.parameters() if p.dim() == 2)
+    assert prepare(model) is model and size == sum(p.numel() for p in model.parameters() if p.dim() == 2)  # nothing is there twice
+    assert close(logits(model, ids), logits(oracles[None], ids), 1e-5 if prepare is lora.fuse else 0)  # all off at first
     rows = ["kg", "ir", None, "dr", "ir", "kg", "dr"]
     lora.switch(model, rows)
     together = logits(model, ids)
@@ -235,10 +238,12 @@ def test_each_row_of_a_mixed_batch_is_that_role_alone(base, three):
 
 
 @torch.no_grad()
-def test_roles_keep_to_their_rows_while_decoding(base, three):
+@pytest.mark.parametrize("prepare", [lambda model: model, lora.fuse], ids=["plain", "fused"])
+def test_roles_keep_to_their_rows_while_decoding(base, three, prepare):
     folders, oracles = three
     model, ids, rows = load(base), some_ids(4, 20), ["dr", None, "ir", "kg"]
     lora.stack(model, folders)
+    prepare(model)
     lora.switch(model, [role for role in rows for _ in range(8)])
     cache = KVCache(model.config, 4, model.dtype, model.device)
     model(ids[:, :8].reshape(-1, 1), cache, [0] * 4, [8] * 4)

@@ -177,8 +177,8 @@ def test_packed_layers_say_what_they_said_before(make_base, family, tied):
     for _, layer in lora.layers(model):
         torch.nn.init.normal_(layer.B)
     lora.save_adapter(model, "ir", folder / "ir", folder)
-    said = []
-    for prepare in (lambda model: model, pack):
+    said, packed = [], []
+    for prepare in (lambda model: model, pack, lambda model: pack(lora.fuse(model))):
         lora.stack(model := load_model(folder, dtype=torch.bfloat16), {"ir": folder / "ir"})
         assert prepare(model) is model
         cache = KVCache(model.config, 3, torch.bfloat16, "cpu")
@@ -187,9 +187,11 @@ def test_packed_layers_say_what_they_said_before(make_base, family, tied):
             said.append([model.logits(model(some_ids(60, 1), cache, [0] * 3, [20] * 3))])
             lora.switch(model, ["ir", None, "ir"])
             said[-1].append(model.logits(model(some_ids(3, 1), cache, [20, 7, 3], [1] * 3)))
-    linears = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
-    assert len(linears) == 3 * 7 + 1 and all(linear.weight.is_mkldnn for linear in linears) and not model.model.embed_tokens.weight.is_mkldnn
-    for plain, packed in zip(*said):
+        packed += [[p.is_mkldnn for p in model.parameters() if p.dim() == 2 and len(p) and p is not model.model.embed_tokens.weight]]
+        assert not model.model.embed_tokens.weight.is_mkldnn
+    matrices = 3 * (7 + 2 * 2) + 1, 3 * (4 + 3) + 1  # of each layer: seven, and A and B of two; fused: qkv, o, gate_up, down, and three A and B
+    assert all(map(all, packed[1:])) and [len(p) for p in packed[1:]] == [*matrices]
+    for plain, packed in [pair for other in said[1:] for pair in zip(said[0], other)]:
         torch.testing.assert_close(packed, plain, atol=0.02, rtol=0.02)  # sums in another order, rounded to bfloat16
         assert (packed - plain).abs().mean() < 2e-3 < plain.abs().mean()
 

@@ -94,14 +94,16 @@ def shared_length(a, b):
     return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
 
 
-def learn(text, table):
+def learn(text, tables):
     """Note, under the six tokens before each token of a finished text, and under the three before it, the choice from which it was drawn."""
-    if len(table) > MOST_SEEN:
-        table.clear()
+    for table in tables:
+        if len(table) > MOST_SEEN:
+            table.clear()
     ids = text.prompt[-6:] + text.said  # so ids[i:i + 6] are the six before said[i]
     for i, choice in enumerate(text.choices):
         back = tuple(ids[i:i + 6])
-        table[back] = table[back[-3:]] = choice
+        for table in tables:
+            table[back] = table[back[-3:]] = choice
 
 
 def guess(text, tables, most):
@@ -181,8 +183,7 @@ class Engine:
 
         def finish(text, cut):
             outcome, reply = outcomes[text.owner], replies[text.owner]
-            learn(text, seen[text.owner])
-            learn(text, seen[None])
+            learn(text, (seen[text.owner], seen[None]))
             outcome.tokens[text.number], outcome.cut[text.number] = len(text.said), cut
             said = self.tokenizer.decode(text.said if cut else text.said[:-1]).strip(" ")  # no end token; Mistral's answers begin with a space
             last = text.number - len(outcome.tokens)  # its index from the end: the present request asked for the last texts
@@ -446,7 +447,7 @@ def load(args):
             raise ValueError(f"no adapter in {folder}; train it first: python train.py --role {role}{other}")
     device, dtype = pick_device(args.device), args.dtype and getattr(torch, args.dtype)
     if device.type == "cpu" and read_config(args.model).hidden_size < 512:
-        dtype = dtype or torch.float32  # in products so small bfloat16 is no faster: tiny/ votes as fast without its roundings
+        dtype = dtype or torch.float32  # so that tiny/ says the same on every CPU; bfloat16 would take a seventh less, where a CPU has it
     model = load_model(args.model, device, dtype)
     lora.stack(model, folders)
     paths = Path(args.model), Path(args.model).resolve()

@@ -43,7 +43,7 @@ import lorid
 CORES = len(os.sched_getaffinity(0))
 SECTIONS = "train", "sample", "roles", "vote", "start", "tokenizer", "limit", "scale"
 PAPER = dict(temperature=1.5, top_k=50, top_p=0.9)  # how the paper samples,
-TOY = dict(temperature=0.6, top_k=50, top_p=0.9)    # and how infer.py does: tiny/ in float32
+TOY = dict(temperature=0.6, top_k=50, top_p=0.9)    # and how infer.py does
 RANK, TARGETS = 64, ["q_proj", "v_proj"]
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -216,12 +216,12 @@ def all_rounds(question):
 def vote_ours(a):
     import lora
     from infer import Engine
-    from model import crew
+    from model import crew, pack
     model, tokenizer = ours(a)
     lora.stack(model, {role: f"{a.adapters}/{role}" for role in lorid.ROLES})
     conversation = dict(vote=lorid.vote, all_rounds=all_rounds, system1=lorid.system1)[a.conversation]
     place, processes = crew()
-    engine = Engine(lora.fuse(model), tokenizer, a.rows, a.new, **TOY)
+    engine = Engine(pack(lora.fuse(model)), tokenizer, a.rows, a.new, **TOY)
     everybody([])  # all begin together
     start = time.time()
     outcomes = everybody(engine.run([conversation(row["question"]) for row in data.toy(a.questions, "test")[place::processes]]))
@@ -333,13 +333,15 @@ def bench(sections, model, rows, trained, quick, folder):
         yield "three roles, one role: new tokens/s", rate(three), rate(one), rate(three) / rate(one), 0.8, "at least"
         yield "weights and adapters, MB", three["bytes"] / 2**20, one["bytes"] / 2**20, three["bytes"] / one["bytes"], 1.1, "at most"
         yield "peak MB", three["peak"], one["peak"], three["peak"] / one["peak"], 1.1, "at most"
-    toy = dict(model=str(ROOT / "tiny"), adapters=trained or f"{folder}/tiny", dtype="float32", rows=64, new=256, conversation="vote", questions=16)
+    toy = dict(model=str(ROOT / "tiny"), adapters=trained or f"{folder}/tiny", dtype="bfloat16", rows=64, new=256, conversation="vote", questions=16)
     if "vote" in sections:
         if not trained:
             subprocess.run([sys.executable, "train.py", "--out", folder], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-        us, every, them = turns("vote", repeats, ("ours", dict(questions=500)), ("ours", dict(conversation="all_rounds", questions=64)),
-                                ("peer", dict(questions=16)), **toy)  # a vote's rounds follow one another: it takes many to fill 64 rows
+        voting, alone = ("ours", dict(questions=500)), ("peer", dict(questions=16))  # a vote's rounds follow one another: it takes many to fill 64 rows
+        us, every, them = turns("vote", repeats, voting, ("ours", dict(conversation="all_rounds", questions=64)), alone, **toy)
         yield "the vote, seconds per question", us["seconds"], them["seconds"], them["seconds"] / us["seconds"], 15, "at least"
+        exact, slow = turns("vote", repeats, voting, alone, **toy | dict(dtype="float32"))
+        yield "the vote in float32, infer.py's default for tiny/", exact["seconds"], slow["seconds"], slow["seconds"] / exact["seconds"], 15, "at least"
         yield "all 60 texts, seconds per question", every["seconds"], them["seconds"], them["seconds"] / every["seconds"], 3, "at least"
         us, them = every["new"] / every["seconds"], them["new"] / them["seconds"]
         yield "all 60 texts, new tokens/s", us, them, us / them, 3, "at least"
@@ -365,7 +367,7 @@ def bench(sections, model, rows, trained, quick, folder):
         many = (1000, 100) if quick else (10000, 1000)
         common |= dict(model=toy["model"], adapters=f"{folder}/toy", batch=32, dropout=0.0)
         turn("make", "adapters", **common)
-        lots, few = turns("train", repeats, *(("ours", dict(examples=n, steps=max(20, n // 32))) for n in (many[0], 100)), **common)
+        lots, few = turns("train", repeats, *(("ours", dict(examples=n, steps=many[0] // 32)) for n in (many[0], 100)), **common)
         yield f"training on {many[0]:,} and 100 examples, tokens/s", rate(lots), rate(few), rate(lots) / rate(few), 0.9, "at least"
         yield "peak MB", lots["peak"], few["peak"], lots["peak"] / few["peak"], 1.1, "at most"
         lots, few = turns("vote", repeats, *(("ours", dict(questions=n)) for n in (many[1], 10)),  # a row for each: the same work, however many

@@ -234,7 +234,7 @@ def test_a_guess_is_what_would_be_drawn_after_the_same_tokens():
 
     def sure(*said):
         return text(*said, choices=[([token], [1.0]) for token in said])
-    infer.learn(sure(1, 2, 3, 4, 5, 6, 7, 8, 9, 10), own)
+    infer.learn(sure(1, 2, 3, 4, 5, 6, 7, 8, 9, 10), [own])
     assert infer.guess(text(), (own, common), 99) == [1, 2, 3, 4, 5, 6]  # two more than the four it begins with
     assert infer.guess(text(right=9), (own, common), 99) == [1, 2, 3, 4, 5, 6, 7, 8]
     assert infer.guess(text(1, 2), (own, common), 2) == [3, 4]
@@ -242,14 +242,14 @@ def test_a_guess_is_what_would_be_drawn_after_the_same_tokens():
     assert infer.guess(text(50, 4, 5, 6), (own, common), 99) == [7, 8, 9, 10]  # by three tokens
     assert infer.guess(text(1, 2, right=0), (own, common), 99) == [3, 4]
     assert infer.guess(text(5, 6), (own, common), 99) == infer.guess(text(8, 7, 6), (own, common), 99) == []
-    infer.learn(sure(30, 4, 5, 6, 40), own)  # what came last counts, but six tokens tell more than three
+    infer.learn(sure(30, 4, 5, 6, 40), [own])  # what came last counts, but six tokens tell more than three
     assert infer.guess(text(50, 4, 5, 6), (own, common), 99) == [40] and infer.guess(text(1, 2, 3, 4, 5, 6), (own, common), 2) == [7, 8]
-    infer.learn(text(60, 61, 62, choices=[([60], [1.0]), ([61], [1.0]), ([62, 63, 64], [0.5, 0.8, 1.0])]), own)
+    infer.learn(text(60, 61, 62, choices=[([60], [1.0]), ([61], [1.0]), ([62, 63, 64], [0.5, 0.8, 1.0])]), [own])
     for luck, token in ((0.0, 62), (0.5, 62), (0.6, 63), (0.8, 63), (0.81, 64), (0.999, 64)):  # each place in a text has its own luck
         other = text(60, 61)
         other.luck[2] = luck
         assert infer.guess(other, (own, common), 1) == [token]
-    infer.learn(sure(7, 8, 9, 70, 71), common)  # other questions' texts tell what this one's do not, even if they have six tokens in common
+    infer.learn(sure(7, 8, 9, 70, 71), [common])  # other questions' texts tell what this one's do not, even if they have six tokens in common
     assert infer.guess(text(7, 8, 9), (own, common), 99) == [10] and infer.guess(text(60, 9, 70), (own, common), 99) == []
     assert infer.guess(text(60, 8, 9, 70), (own, common), 99) == [71]
 
@@ -258,7 +258,7 @@ def test_what_is_learnt_from_everybody_stays_small(monkeypatch):
     monkeypatch.setattr(infer, "MOST_SEEN", 40)
     table = {}
     for n in range(30):
-        infer.learn(infer.Text(0, 0, "ir", [99] * 6, None, said=[n, n + 1, n + 2], choices=[([n + i], [1.0]) for i in range(3)]), table)
+        infer.learn(infer.Text(0, 0, "ir", [99] * 6, None, said=[n, n + 1, n + 2], choices=[([n + i], [1.0]) for i in range(3)]), [table])
         assert len(table) <= 40 + 6
         assert table[99, 99, 99] == ([n], [1.0])
 

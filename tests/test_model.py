@@ -183,10 +183,10 @@ def test_packed_layers_say_what_they_said_before(make_base, family, tied):
         assert prepare(model) is model
         cache = KVCache(model.config, 3, torch.bfloat16, "cpu")
         with torch.inference_mode():
-            lora.switch(model, ["ir", None, "ir"] * 20)
-            said.append([model.logits(model(some_ids(60, 1), cache, [0] * 3, [20] * 3))])
+            lora.switch(model, ["ir", None, "ir"] * 30)
+            said.append([model.logits(model(some_ids(90, 1), cache, [0] * 3, [30] * 3))])
             lora.switch(model, ["ir", None, "ir"])
-            said[-1].append(model.logits(model(some_ids(3, 1), cache, [20, 7, 3], [1] * 3)))
+            said[-1].append(model.logits(model(some_ids(3, 1), cache, [30, 7, 3], [1] * 3)))
         packed += [[p.is_mkldnn for p in model.parameters() if p.dim() == 2 and len(p) and p is not model.model.embed_tokens.weight]]
         assert not model.model.embed_tokens.weight.is_mkldnn
     matrices = 3 * (7 + 2 * 2) + 1, 3 * (4 + 3) + 1  # of each layer: seven, and A and B of two; fused: qkv, o, gate_up, down, and three A and B

@@ -95,7 +95,7 @@ def shared_length(a, b):
 
 
 def learn(text, tables):
-    """Note, under the six tokens before each token of a finished text, and under the three before it, the choice from which it was drawn."""
+    """For each token of a finished text, note in the tables the choice that it was drawn from, under the six tokens before it and under the three."""
     for table in tables:
         if len(table) > MOST_SEEN:
             table.clear()
@@ -447,7 +447,7 @@ def load(args):
             raise ValueError(f"no adapter in {folder}; train it first: python train.py --role {role}{other}")
     device, dtype = pick_device(args.device), args.dtype and getattr(torch, args.dtype)
     if device.type == "cpu" and read_config(args.model).hidden_size < 512:
-        dtype = dtype or torch.float32  # so that tiny/ says the same on every CPU; bfloat16 would take a seventh less, where a CPU has it
+        dtype = dtype or torch.float32  # so that what tiny/ says does not hang on whether a CPU has bfloat16, which would take a tenth less time
     model = load_model(args.model, device, dtype)
     lora.stack(model, folders)
     paths = Path(args.model), Path(args.model).resolve()

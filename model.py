@@ -29,7 +29,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 # A CPU compiles its bfloat16 products for each shape they have and keeps the last 1,024, which is half a GB where lengths vary. 64 are as fast:
-# the layers of a pass have the same few shapes, and the next pass seldom has them again.
+# the layers of a pass have the same few shapes.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -135,13 +135,16 @@ def read_json(path):
 
 
 def product(x, weight, bias=None):
-    """x W' + bias, in the dtype of x. A weight that `pack` has reordered goes to the kernel that knows its order."""
-    if weight.is_mkldnn:
-        # It is compiled anew for each number of rows (see above). With zeros below x there are few: a pass of tiny/ takes a seventh less.
-        more = -len(x) % (8 if len(x) <= 64 else 32)
-        y = torch.ops.mkldnn._linear_pointwise(F.pad(x, (0, 0) * (x.dim() - 1) + (0, more)) if more else x, weight, bias, "none", [], "")
-        return y[:len(x)]
-    return F.linear(x, weight.to(x.dtype), bias)
+    """x W' + bias, in the dtype of x: x (..., d_in), W (d_out, d_in) -> (..., d_out). A weight that `pack` has reordered goes to the kernel that
+    knows its order."""
+    if not weight.is_mkldnn:
+        return F.linear(x, weight.to(x.dtype), bias)
+    # This kernel is compiled anew for each number of rows (see the top of the file), so rows of zeros are added up to the next multiple of 8, or of 32
+    # above 64, where multiples of 8 would still be many. tiny/ in bfloat16 votes a tenth faster.
+    rows = x.flatten(0, -2)
+    more = -len(rows) % (8 if len(rows) <= 64 else 32)
+    y = torch.ops.mkldnn._linear_pointwise(F.pad(rows, (0, 0, 0, more)) if more else rows, weight, bias, "none", [], "")
+    return y[:len(rows)].view(*x.shape[:-1], -1)
 
 
 class RMSNorm(nn.Module):
@@ -199,7 +202,7 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(C, K * D, bias=config.qkv_bias)
         self.v_proj = nn.Linear(C, K * D, bias=config.qkv_bias)
         self.o_proj = nn.Linear(H * D, C, bias=config.o_bias)
-        self.qkv = None  # for inference, `lora.fuse` makes one layer of the first three
+        self.qkv = None  # for inference: q_proj, k_proj and v_proj as one layer, set by `lora.fuse`
 
     def forward(self, x, cos, sin, mask, past=None, layout=None):
         """x (B, T, C) -> (B, T, C); mask None for plain causal attention.
@@ -208,7 +211,7 @@ class Attention(nn.Module):
         slice of the cache's rows they are in; of each token, (N,): its text, its number among that text's new tokens, and its position;
         how many tokens each text has; S, how many positions of the cache to look at."""
         B, T, _ = x.shape
-        q, k, v = self.qkv(x) if self.qkv else (self.q_proj(x), self.k_proj(x), self.v_proj(x))
+        q, k, v = self.qkv(x) if self.qkv is not None else (self.q_proj(x), self.k_proj(x), self.v_proj(x))
         q = q.view(B, T, self.H, self.D).transpose(1, 2)  # (B, H, T, D)
         k = k.view(B, T, self.K, self.D).transpose(1, 2)  # (B, K, T, D)
         v = v.view(B, T, self.K, self.D).transpose(1, 2)  # (B, K, T, D)
@@ -274,10 +277,10 @@ class MLP(nn.Module):
         self.gate_proj = nn.Linear(C, I, bias=False)
         self.up_proj = nn.Linear(C, I, bias=False)
         self.down_proj = nn.Linear(I, C, bias=False)
-        self.gate_up = None  # see `lora.fuse`
+        self.gate_up = None  # likewise: gate_proj and up_proj
 
     def forward(self, x):
-        gate, up = self.gate_up(x) if self.gate_up else (self.gate_proj(x), self.up_proj(x))
+        gate, up = self.gate_up(x) if self.gate_up is not None else (self.gate_proj(x), self.up_proj(x))
         return self.down_proj(F.silu(gate) * up)
 
 
@@ -610,7 +613,7 @@ def pack(model):
             and torch.ops.mkldnn._is_mkldnn_bf16_supported():
         for module in model.modules():
             for name, weight in list(module.named_parameters(recurse=False)):
-                if weight.dim() == 2 and len(weight) and not isinstance(module, nn.Embedding):
+                if weight.dim() == 2 and not isinstance(module, nn.Embedding):
                     setattr(module, name, nn.Parameter(torch.ops.mkldnn._reorder_linear_weight(weight), requires_grad=False))
             if isinstance(module, nn.Linear):
                 module.forward = partial(lambda linear, x: product(x, linear.weight, linear.bias), module)

@@ -43,7 +43,7 @@ import lorid
 CORES = len(os.sched_getaffinity(0))
 SECTIONS = "train", "sample", "roles", "vote", "start", "tokenizer", "limit", "scale"
 PAPER = dict(temperature=1.5, top_k=50, top_p=0.9)  # how the paper samples,
-TOY = dict(temperature=0.6, top_k=50, top_p=0.9)    # and how infer.py does
+TOY = dict(temperature=0.6, top_k=50, top_p=0.9)    # and how infer.py does: tiny/ in float32
 RANK, TARGETS = 64, ["q_proj", "v_proj"]
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -165,7 +165,7 @@ def sample_ours(a):
     engine = infer.Engine(model, tokenizer, len(mine), 4, **PAPER)
 
     def text(i):
-        yield [(a.roles[i % len(a.roles)], prompts[i])]
+        yield [(a.roles[i // processes % len(a.roles)], prompts[i])]  # each process has all roles
         return lorid.Verdict(None)
 
     def feed(*args, plain=engine.feed):
@@ -180,9 +180,10 @@ def sample_ours(a):
     everybody([])  # all begin together
     engine.feed, engine.max_new, start = feed, a.new, time.time()
     outcomes = everybody(engine.run(map(text, mine)))
-    seconds, (prefill, read, pairs) = time.time() - start, map(sum, zip(*everybody(reading)))
-    return dict(tokens=sum(sum(o.tokens) for o in outcomes), seconds=seconds, prefill=prefill / processes, read=read, pairs=pairs,
-                prompts=sum(len(tokenizer.prompt_ids(prompt)) for prompt in prompts), bytes=sum(p.nbytes for p in model.parameters()))
+    seconds = time.time() - start
+    prefill, read, pairs = zip(*everybody([[*map(sum, zip(*reading))]]))  # of each process
+    return dict(tokens=sum(sum(o.tokens) for o in outcomes), seconds=seconds, prefill=max(prefill), read=sum(read), pairs=sum(pairs),
+                prompts=sum(len(tokenizer.prompt_ids(prompt)) for prompt in prompts), bytes=sum(everybody([sum(p.nbytes for p in model.parameters())])))
 
 
 def generate(model, prompts, new, eos, **settings):
@@ -216,12 +217,12 @@ def all_rounds(question):
 def vote_ours(a):
     import lora
     from infer import Engine
-    from model import crew, pack
+    from model import crew
     model, tokenizer = ours(a)
     lora.stack(model, {role: f"{a.adapters}/{role}" for role in lorid.ROLES})
     conversation = dict(vote=lorid.vote, all_rounds=all_rounds, system1=lorid.system1)[a.conversation]
     place, processes = crew()
-    engine = Engine(pack(lora.fuse(model)), tokenizer, a.rows, a.new, **TOY)
+    engine = Engine(lora.fuse(model), tokenizer, a.rows, a.new, **TOY)
     everybody([])  # all begin together
     start = time.time()
     outcomes = everybody(engine.run([conversation(row["question"]) for row in data.toy(a.questions, "test")[place::processes]]))
@@ -333,15 +334,13 @@ def bench(sections, model, rows, trained, quick, folder):
         yield "three roles, one role: new tokens/s", rate(three), rate(one), rate(three) / rate(one), 0.8, "at least"
         yield "weights and adapters, MB", three["bytes"] / 2**20, one["bytes"] / 2**20, three["bytes"] / one["bytes"], 1.1, "at most"
         yield "peak MB", three["peak"], one["peak"], three["peak"] / one["peak"], 1.1, "at most"
-    toy = dict(model=str(ROOT / "tiny"), adapters=trained or f"{folder}/tiny", dtype="bfloat16", rows=64, new=256, conversation="vote", questions=16)
+    toy = dict(model=str(ROOT / "tiny"), adapters=trained or f"{folder}/tiny", dtype="float32", rows=64, new=256, conversation="vote", questions=16)
     if "vote" in sections:
         if not trained:
             subprocess.run([sys.executable, "train.py", "--out", folder], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-        voting, alone = ("ours", dict(questions=500)), ("peer", dict(questions=16))  # a vote's rounds follow one another: it takes many to fill 64 rows
-        us, every, them = turns("vote", repeats, voting, ("ours", dict(conversation="all_rounds", questions=64)), alone, **toy)
+        us, every, them = turns("vote", repeats, ("ours", dict(questions=500)), ("ours", dict(conversation="all_rounds", questions=64)),
+                                ("peer", dict(questions=16)), **toy)  # a vote's rounds follow one another: it takes many to fill 64 rows
         yield "the vote, seconds per question", us["seconds"], them["seconds"], them["seconds"] / us["seconds"], 15, "at least"
-        exact, slow = turns("vote", repeats, voting, alone, **toy | dict(dtype="float32"))
-        yield "the vote in float32, infer.py's default for tiny/", exact["seconds"], slow["seconds"], slow["seconds"] / exact["seconds"], 15, "at least"
         yield "all 60 texts, seconds per question", every["seconds"], them["seconds"], them["seconds"] / every["seconds"], 3, "at least"
         us, them = every["new"] / every["seconds"], them["new"] / them["seconds"]
         yield "all 60 texts, new tokens/s", us, them, us / them, 3, "at least"
@@ -397,12 +396,12 @@ def limits(common, repeats):
     for batch in 16, 64:
         [found] = turns("sample", repeats, ("ours", {}), **common | dict(batch=batch, guess=False))  # so that each token takes a pass
         length, took = found["prompts"] / batch, found["prefill"]
-        floor = (found["read"] * 2 * (P + adapter) + found["pairs"] * pair) / machine["flops"]  # what prompts begin with alike is read once
+        floor = (found["read"] * 2 * (P + adapter) + found["pairs"] * pair) / machine["flops"]  # what prompts begin with alike is read once by each process
         yield f"reading {batch} prompts: arithmetic limit and time", floor, took, floor / took, None, ""
         seen, took = length + a.new / 2, found["seconds"] - found["prefill"]  # keys that a new token sees, on average
         floors = {"arithmetic": batch * (2 * (P + adapter + head) + pair * seen) / machine["flops"],
                   "memory": 2 * (P + adapter + head + batch * seen * c.num_hidden_layers * 2 * kv) / machine["bandwidth"]}  # 2 bytes a number
-        kind = max(floors, key=floors.get)
+        kind = max(floors, key=floors.get)  # of the machine: in fact each of our processes reads the weights
         floor = a.new * floors[kind]
         yield f"writing {batch} texts: {kind} limit and time", floor, took, floor / took, 0.5 if batch == 64 else None, "at least"
 

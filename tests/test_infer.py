@@ -43,7 +43,7 @@ class Numbers(Tokenizer):
 def engine_of(folder, dtype=torch.float32, **settings):
     model = load_model(folder, dtype=dtype)
     lora.stack(model, {role: folder / role for role in ROLES})
-    return infer.Engine(model, Numbers(folder), **settings)
+    return infer.Engine(lora.fuse(model), Numbers(folder), **settings)
 
 
 def naive(folder, role, prompt, max_new, limit=500):

@@ -86,7 +86,7 @@ def dense(base, pairs, scale):
 @pytest.fixture
 def three(base, tmp_path):
     """Three adapters that differ in rank, alpha and targets: ({role: folder}, {role: the dense oracle, None: the base})."""
-    wanted = {"ir": (["q_proj", "v_proj"], 3, 8.0), "kg": (["v_proj", "o_proj", "down_proj"], 5, 2.0), "dr": (["k_proj", "v_proj", "up_proj"], 2, 7.0)}
+    wanted = {"ir": (["q_proj", "v_proj"], 3, 8.0), "kg": (["v_proj", "o_proj", "down_proj"], 5, 2.0), "dr": (["k_proj", "v_proj", "gate_proj", "up_proj"], 2, 7.0)}
     folders, oracles = {}, {None: load(base)}
     for seed, (role, (targets, rank, alpha)) in enumerate(wanted.items()):
         folders[role] = tmp_path / role
@@ -223,7 +223,7 @@ def test_each_row_of_a_mixed_batch_is_that_role_alone(base, three, prepare):
     model, ids = load(base), some_ids(7)
     lora.stack(model, folders)
     size = sum(p.numel() for p in model.parameters() if p.dim() == 2)
-    assert prepare(model) is model and size == sum(p.numel() for p in model.parameters() if p.dim() == 2)  # nothing is there twice
+    assert prepare(model) is model and size == sum(p.numel() for p in model.parameters() if p.dim() == 2)  # no matrix is there twice
     assert close(logits(model, ids), logits(oracles[None], ids), 1e-5 if prepare is lora.fuse else 0)  # all off at first
     rows = ["kg", "ir", None, "dr", "ir", "kg", "dr"]
     lora.switch(model, rows)

@@ -13,7 +13,7 @@ import data
 import lora
 import lorid
 from conftest import edit_json
-from model import (TEMPLATES, KVCache, Tokenizer, byte_alphabet, load_model, pack, pick_device, read_config, read_safetensors, read_weights,
+from model import (TEMPLATES, KVCache, Tokenizer, byte_alphabet, load_model, pack, pick_device, product, read_config, read_safetensors, read_weights,
                    write_safetensors, write_whole)
 
 
@@ -177,7 +177,7 @@ def test_packed_layers_say_what_they_said_before(make_base, family, tied):
     for _, layer in lora.layers(model):
         torch.nn.init.normal_(layer.B)
     lora.save_adapter(model, "ir", folder / "ir", folder)
-    said, packed = [], []
+    said, kinds = [], []
     for prepare in (lambda model: model, pack, lambda model: pack(lora.fuse(model))):
         lora.stack(model := load_model(folder, dtype=torch.bfloat16), {"ir": folder / "ir"})
         assert prepare(model) is model
@@ -187,13 +187,27 @@ def test_packed_layers_say_what_they_said_before(make_base, family, tied):
             said.append([model.logits(model(some_ids(90, 1), cache, [0] * 3, [30] * 3))])
             lora.switch(model, ["ir", None, "ir"])
             said[-1].append(model.logits(model(some_ids(3, 1), cache, [30, 7, 3], [1] * 3)))
-        packed += [[p.is_mkldnn for p in model.parameters() if p.dim() == 2 and len(p) and p is not model.model.embed_tokens.weight]]
+        kinds.append([p.is_mkldnn for p in model.parameters() if p.dim() == 2 and p is not model.model.embed_tokens.weight])
         assert not model.model.embed_tokens.weight.is_mkldnn
-    matrices = 3 * (7 + 2 * 2) + 1, 3 * (4 + 3) + 1  # of each layer: seven, and A and B of two; fused: qkv, o, gate_up, down, and three A and B
-    assert all(map(all, packed[1:])) and [len(p) for p in packed[1:]] == [*matrices]
+    matrices = [3 * (7 + 2 * 2) + 1, 3 * (4 + 3) + 1]  # of each layer: seven, and A and B of two; fused: qkv, o, gate_up, down, and three A and B
+    assert all(map(all, kinds[1:])) and [len(kind) for kind in kinds[1:]] == matrices
     for plain, packed in [pair for other in said[1:] for pair in zip(said[0], other)]:
         torch.testing.assert_close(packed, plain, atol=0.02, rtol=0.02)  # sums in another order, rounded to bfloat16
         assert (packed - plain).abs().mean() < 2e-3 < plain.abs().mean()
+
+
+@pytest.mark.parametrize("shape, rows", [((3, 1), 8), ((64, 1), 64), ((65, 1), 96), ((1, 300), 320), ((7,), 8)])
+def test_packed_products_have_few_numbers_of_rows(shape, rows):
+    """Since each is compiled: what the kernel really gets, and that the rows added do not come out."""
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("this CPU has no bfloat16 kernels")
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(*shape, 48).bfloat16(), torch.randn(40, 48).bfloat16(), torch.randn(40).bfloat16()
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight)
+    with torch.inference_mode(), torch.profiler.profile(record_shapes=True) as recorded:
+        y = product(x, packed, bias)
+    assert [e.input_shapes[0] for e in recorded.events() if e.name == "mkldnn::_linear_pointwise"] == [[rows, 48]]
+    torch.testing.assert_close(y, (x.double() @ weight.double().T + bias.double()).bfloat16(), atol=0.01, rtol=0.01)
 
 
 def test_a_loaded_model_is_frozen_and_in_evaluation_mode(make_base):

@@ -123,7 +123,7 @@ def test_an_adapter_is_the_dense_weight_plus_alpha_over_r_times_b_a(base):
 
 def test_adapters_are_float32_on_any_base_and_start_as_in_the_paper(base):
     model, parameters = injected(base, PROJECTIONS, rank=16, dtype=torch.bfloat16, train_b=False)
-    assert {p.dtype for p in parameters} == {torch.float32}
+    assert {p.dtype for p in parameters} == {torch.float32} and model(some_ids()).dtype == torch.bfloat16  # what flows keeps the base's dtype
     for _, layer in lora.layers(model):
         bound = 1 / math.sqrt(layer.A.shape[1])  # kaiming_uniform with a = sqrt(5)
         assert not layer.B.any() and 0.95 * bound < layer.A.abs().max() <= bound

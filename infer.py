@@ -1,7 +1,7 @@
 """Inference: sample, vote, count. One frozen base and its three adapters answer many questions at once.
 
     python infer.py                                     held-out toy problems: IR alone, KG -> DR alone, LoRID, as a table
-    python infer.py --ask "Mia has 3 boxes of 12 pens. She gives 6 pens away. How many are left?"
+    python infer.py --ask "Mia buys 3 crates of stickers. Mia gives 6 stickers to Ben. How many stickers does Mia have now?"
     python infer.py --model models/smollm2 --data test.jsonl --limit 8 --rounds 3
 
 The engine knows nothing of votes: a conversation (see lorid.py) asks for texts, and gets them. Every row of the cache holds one
@@ -401,7 +401,7 @@ def plot(curves, path):
 def check_question(text, engine):
     """Raises ValueError, with what to do, for an input that is no question or is too long."""
     if not text.strip():
-        raise ValueError("the question is empty; ask, for example, \"Mia has 3 boxes of 12 pens. How many pens has she?\"")
+        raise ValueError("the question is empty; ask, for example, \"Mia buys 3 crates of stickers. How many stickers does Mia have now?\"")
     if not any(c.isalpha() for c in text) or not (any(c.isdigit() for c in text) or "?" in text):
         raise ValueError(f"{text.strip()[:60]!r} does not look like a maths question: it needs words, and a number or a question mark.")
     length = max(len(engine.tokenizer.prompt_ids(lorid.prompt(role, text))) for role in lorid.ROLES)

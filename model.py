@@ -245,10 +245,9 @@ class Attention(nn.Module):
         B, _, T, D = q.shape
         G = self.H // self.K  # the G query heads of a group read the same keys
         q = (q / math.sqrt(D)).reshape(B, self.K, G * T, D)
-        # Both orders give the same. For one query, where not the whole cache is looked at, a CPU would copy all keys to transpose them: then turn the
-        # small result, twice as fast.
-        as_it_is = T > 1 or k.is_contiguous()
-        scores = q @ k.transpose(2, 3) if as_it_is else (k @ q.transpose(2, 3)).transpose(2, 3).contiguous()  # (B, K, G T, S)
+        # Both orders give the same. A CPU would copy the keys to transpose them, if they are not the whole cache: for one query, turn the small result.
+        in_place = T > 1 or k.is_contiguous()
+        scores = q @ k.transpose(2, 3) if in_place else (k @ q.transpose(2, 3)).transpose(2, 3).contiguous()  # (B, K, G T, S)
         scores += mask
         return (scores.softmax(-1) @ v).view(B, self.H, T, D)
 

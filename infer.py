@@ -63,8 +63,9 @@ def draw(ids, upto, luck):
 # The engine
 
 PROMPT_BUDGET = 2048  # most tokens of the prompts that are read in one pass, each counted as long as the longest
-MOST_GUESSES = 8      # of a text in one pass
-MOST_SEEN = 100_000   # keys in a table of `learn`: about two a token, of 300 to 500 bytes each
+MOST_GUESSES = 24     # of a text in one pass
+LONG, SHORT = 16, 3   # how many tokens back a guess looks
+MOST_SEEN = 100_000   # keys in a table of `learn`: about two a token, of 300 to 600 bytes each
 
 
 @dataclass(eq=False)
@@ -77,8 +78,7 @@ class Text:
     dice: random.Random  # its own
     said: list[int] = field(default_factory=list)    # the tokens written so far
     luck: list[float] = field(default_factory=list)  # luck[i] decides over said[i],
-    choices: list = field(default_factory=list)      # from choices[i]: ids, the likeliest first, and the running sums of their probabilities
-    right: int = 4       # how many guesses proved right when it last had some
+    choices: list = field(default_factory=list)      # from choices[i]: the likeliest ids and the running sums of their probabilities
 
 
 @dataclass
@@ -95,32 +95,33 @@ def shared_length(a, b):
 
 
 def learn(text, tables):
-    """For each token of a finished text, note in the tables the choice that it was drawn from, under the six tokens before it and under the three."""
+    """For each token of a finished text, note in the tables the choice that it was drawn from, under the LONG tokens before it and under the SHORT."""
     for table in tables:
         if len(table) > MOST_SEEN:
             table.clear()
-    ids = text.prompt[-6:] + text.said  # so ids[i:i + 6] are the six before said[i]
-    for i, choice in enumerate(text.choices):
-        back = tuple(ids[i:i + 6])
+    ids = text.prompt[-LONG:] + text.said
+    for end, choice in enumerate(text.choices, len(ids) - len(text.said)):
+        back = tuple(ids[max(0, end - LONG):end])
         for table in tables:
-            table[back] = table[back[-3:]] = choice
+            table[back] = table[back[-SHORT:]] = choice
 
 
 def guess(text, tables, most):
-    """Up to `most` tokens that may come next; at most eight, and at most two more than proved right last time, for wrong ones cost. The tables are that
-    of the text's question and that of all questions; the choice noted under the last six tokens is taken, else that under the last three, and from
-    it a token is drawn with the luck that will decide here.
+    """Up to `most` tokens that may come next. The tables are that of the text's question and that of all questions; the choice noted under the last
+    LONG tokens is taken, else that under the last SHORT, and from it a token is drawn with the luck that will decide here. What followed the LONG
+    mostly follows again, what followed the SHORT every second time: so only one guess of a pass may come from the SHORT, for wrong ones cost.
 
     Speculative decoding (arXiv 2211.17192), with a table in place of a small model. It changes no text (up to rounding): attention is causal,
     so behind right guesses stand the logits that one token at a time would give; from them each token is drawn with its own luck. That
     holds up to the first draw that is not as guessed, which is the right one itself; what was drawn behind it is dropped. The rounds of a vote
-    repeat each other, and so do rules and endings: tiny/ writes 4 tokens of a text in a pass, and 3 of 4 guesses are right.
+    repeat each other, and so do rules and endings: tiny/ writes 5 tokens of a text in a pass, and 5 of 6 guesses are right.
     """
-    back, guessed = (text.prompt[-6:] + text.said[-6:])[-6:], []
-    while len(guessed) < min(most, MOST_GUESSES, text.right + 2):
-        keys = tuple(back[-6:]), tuple(back[-3:])
-        choice = next((table[key] for table in tables for key in keys if key in table), None)
-        if not choice:
+    back, guessed, weak = text.prompt[-LONG:] + text.said[-LONG:], [], 0
+    while len(guessed) < min(most, MOST_GUESSES):
+        keys = tuple(back[-LONG:]), tuple(back[-SHORT:])
+        choice, key = next(((table[key], key) for table in tables for key in keys if key in table), (None, ()))
+        weak += len(key) < LONG
+        if choice is None or weak > 1:
             break
         ids, upto = choice
         guessed.append(ids[bisect_left(upto, text.luck[len(text.said) + len(guessed)])])
@@ -137,6 +138,7 @@ class Engine:
         self.sampling = (temperature, top_k, top_p)
         self.limit = model.config.max_position_embeddings
         self.cache = KVCache(model.config, rows, model.dtype, model.device)
+        self.adapted = lora.layers(model)
         self.roles = None  # the role of each token as `lora.switch` knows it
         self.place, self.processes = crew()
 
@@ -229,16 +231,12 @@ class Engine:
             luck = [x for text, tokens in zip(writing, fed) for x in text.luck[len(text.said):len(text.said) + len(tokens)]]
             ids, upto = likely(self.model.logits(hidden)[:, 0], *self.sampling)
             drawn = draw(ids, upto, torch.tensor(luck, device=ids.device)).tolist()
-            # What `learn` will note: of each token's choice, the eight likeliest up to the one whose running sum is 1. Mostly that is the first.
-            upto[:, 7:] = 1
-            counts = (upto < 1).sum(-1) + 1
-            choices = [(row[:n], sums[:n]) for row, sums, n in zip(ids[:, :8].tolist(), upto[:, :8].tolist(), counts.tolist())]
+            upto[:, 3:] = 1  # what `learn` will note of each token's choice: the four likeliest. Most often the first is drawn
+            choices = list(zip(ids[:, :4].tolist(), upto[:, :4].tolist()))
             at = 0
             for text, guessed in zip(writing, guesses):
                 tokens = drawn[at:at + len(guessed) + 1]
                 right = shared_length(guessed, tokens)  # tokens[right] was drawn where the guess was wrong, or at its end
-                if guessed:
-                    text.right = right
                 for token, choice in zip(tokens[:right + 1], choices[at:]):
                     text.said.append(token)
                     text.choices.append(choice)
@@ -282,7 +280,7 @@ class Engine:
         Their hidden states, (N, 1, C)."""
         roles = [text.role for text, tokens in zip(texts, fed) for _ in tokens]  # to the model, each token is a row of the batch
         if roles != self.roles:
-            lora.switch(self.model, roles)
+            lora.switch(self.model, roles, self.adapted)
             self.roles = roles
         ids = torch.tensor([token for tokens in fed for token in tokens], device=self.model.device)
         return self.model(ids[:, None], self.cache, starts, [len(tokens) for tokens in fed], row)

@@ -211,10 +211,8 @@ class Attention(nn.Module):
         slice of the cache's rows they are in; of each token, (N,): its text, its number among that text's new tokens, and its position;
         how many tokens each text has; S, how many positions of the cache to look at."""
         B, T, _ = x.shape
-        q, k, v = self.qkv(x) if self.qkv is not None else (self.q_proj(x), self.k_proj(x), self.v_proj(x))
-        q = q.view(B, T, self.H, self.D).transpose(1, 2)  # (B, H, T, D)
-        k = k.view(B, T, self.K, self.D).transpose(1, 2)  # (B, K, T, D)
-        v = v.view(B, T, self.K, self.D).transpose(1, 2)  # (B, K, T, D)
+        qkv = self.qkv(x) if self.qkv is not None else (self.q_proj(x), self.k_proj(x), self.v_proj(x))
+        q, k, v = (each.view(B, T, -1, self.D).transpose(1, 2) for each in qkv)  # (B, H, T, D), and twice (B, K, T, D)
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         ragged = False
         if past is not None:
@@ -246,8 +244,8 @@ class Attention(nn.Module):
         G = self.H // self.K  # the G query heads of a group read the same keys
         q = (q / math.sqrt(D)).reshape(B, self.K, G * T, D)
         # Both orders give the same. A CPU would copy the keys to transpose them, if they are not the whole cache: for one query, turn the small result.
-        in_place = T > 1 or k.is_contiguous()
-        scores = q @ k.transpose(2, 3) if in_place else (k @ q.transpose(2, 3)).transpose(2, 3).contiguous()  # (B, K, G T, S)
+        cheap = T > 1 or k.is_contiguous()
+        scores = q @ k.transpose(2, 3) if cheap else (k @ q.transpose(2, 3)).transpose(2, 3).contiguous()  # (B, K, G T, S)
         scores += mask
         return (scores.softmax(-1) @ v).view(B, self.H, T, D)
 

@@ -168,7 +168,7 @@ def test_a_prompt_that_another_question_has_asked_is_kept_whole(folder):
 
 def test_guesses_change_no_text_and_save_steps(folder, monkeypatch):
     """The same texts without guesses, with those of the engine, and with half right ones, sampled too; in float64, as above. A question that is
-    asked again greedily is answered alike: then up to eight guesses a step are right."""
+    asked again greedily is answered alike: then all guesses are right."""
     steps = []
 
     def texts(**settings):
@@ -213,52 +213,45 @@ def test_guesses_change_no_text_and_save_steps(folder, monkeypatch):
     assert every >= 3 * 23 and few < every * 0.6 and some < every * 0.4
 
 
-def test_who_has_guessed_wrong_guesses_less(folder, monkeypatch):
-    """A text notes how many of its guesses proved right when it last had some; `guess` goes by that."""
-    seen = []
-
-    def hopeless(text, tables, most):
-        seen.append((len(text.said), text.right))
-        return [5] if len(text.said) in (3, 8) else []
-    monkeypatch.setattr(infer, "guess", hopeless)
-    monkeypatch.setattr(infer, "shared_length", lambda guessed, tokens: 0)  # whatever is guessed is wrong
-    engine_of(folder, rows=1, max_new=10).run([lorid.system1(questions(1)[0])])
-    assert seen == [(n, 4 if n <= 3 else 0) for n in range(10)]
-
-
 def test_a_guess_is_what_would_be_drawn_after_the_same_tokens():
-    own, common, prompt = {}, {}, [90, 91, 92, 93, 94, 95, 96]
+    own, common, prompt = {}, {}, [*range(100, 120)]
 
-    def text(*said, **more):
-        return infer.Text(0, 0, "ir", prompt, None, said=list(said), luck=[0.5] * 20, **more)
+    def text(*said, prompt=prompt, **more):
+        return infer.Text(0, 0, "ir", prompt, None, said=list(said), luck=[0.5] * 60, **more)
 
-    def sure(*said):
-        return text(*said, choices=[([token], [1.0]) for token in said])
-    infer.learn(sure(1, 2, 3, 4, 5, 6, 7, 8, 9, 10), [own])
-    assert infer.guess(text(), (own, common), 99) == [1, 2, 3, 4, 5, 6]  # two more than the four it begins with
-    assert infer.guess(text(right=9), (own, common), 99) == [1, 2, 3, 4, 5, 6, 7, 8]
-    assert infer.guess(text(1, 2), (own, common), 2) == [3, 4]
-    assert infer.guess(text(1, 2), (own, common), 0) == []
-    assert infer.guess(text(50, 4, 5, 6), (own, common), 99) == [7, 8, 9, 10]  # by three tokens
-    assert infer.guess(text(1, 2, right=0), (own, common), 99) == [3, 4]
-    assert infer.guess(text(5, 6), (own, common), 99) == infer.guess(text(8, 7, 6), (own, common), 99) == []
-    infer.learn(sure(30, 4, 5, 6, 40), [own])  # what came last counts, but six tokens tell more than three
-    assert infer.guess(text(50, 4, 5, 6), (own, common), 99) == [40] and infer.guess(text(1, 2, 3, 4, 5, 6), (own, common), 2) == [7, 8]
+    def sure(*said, **more):
+        return text(*said, choices=[([token], [1.0]) for token in said], **more)
+
+    def guess(*said, most=99):
+        return infer.guess(text(*said), (own, common), most)
+    whole = [*range(1, 41)]
+    infer.learn(sure(*whole), [own])
+    assert guess() == whole[:24] and guess(1, 2) == whole[2:26]
+    assert guess(1, 2, most=2) == [3, 4] and guess(1, 2, most=0) == [] and guess(*whole) == []
+    assert guess(50, 4, 5, 6) == [7]  # after the same three, one, for two weak guesses would make a doubtful one
+    assert guess(50, *range(4, 18)) == [18]  # after fourteen, too
+    assert guess(50, *range(4, 20)) == guess(50, *range(4, 19))[1:] == whole[19:]  # after sixteen, all; also if the one made them whole
+    assert guess(5, 6) == guess(8, 7, 6) == []
+    infer.learn(sure(30, 4, 5, 6, 40), [own])  # what came last counts, but sixteen tokens tell more than three
+    assert guess(50, 4, 5, 6) == [40] and guess(1, 2, 3, 4, 5, 6, most=2) == [7, 8]
     infer.learn(text(60, 61, 62, choices=[([60], [1.0]), ([61], [1.0]), ([62, 63, 64], [0.5, 0.8, 1.0])]), [own])
     for luck, token in ((0.0, 62), (0.5, 62), (0.6, 63), (0.8, 63), (0.81, 64), (0.999, 64)):  # each place in a text has its own luck
         other = text(60, 61)
         other.luck[2] = luck
         assert infer.guess(other, (own, common), 1) == [token]
-    infer.learn(sure(7, 8, 9, 70, 71), [common])  # other questions' texts tell what this one's do not, even if they have six tokens in common
-    assert infer.guess(text(7, 8, 9), (own, common), 99) == [10] and infer.guess(text(60, 9, 70), (own, common), 99) == []
-    assert infer.guess(text(60, 8, 9, 70), (own, common), 99) == [71]
+    infer.learn(sure(7, 8, 9, 70, 71, *range(80, 100)), [common])  # other questions' texts tell what this one's do not,
+    assert guess(7, 8, 9) == [10] and guess(60, 9, 70) == []       # even if they have sixteen tokens in common
+    assert guess(60, 8, 9, 70) == [71] and guess(7, 8, 9, 70) == [71, *range(80, 100)]
+    infer.learn(sure(*range(1, 21), prompt=[7, 8]), [short := {}])  # where fewer than sixteen came before, guesses are weak
+    assert infer.guess(text(prompt=[7, 8]), (short, {}), 99) == [1] and infer.guess(text(1, 2, 3, prompt=[7, 8]), (short, {}), 99) == [4]
+    assert len(short) == 20 + 18 and infer.guess(text(*range(1, 15), prompt=[7, 8]), (short, {}), 99) == [15, 16, 17, 18, 19, 20]
 
 
 def test_what_is_learnt_from_everybody_stays_small(monkeypatch):
     monkeypatch.setattr(infer, "MOST_SEEN", 40)
     table = {}
     for n in range(30):
-        infer.learn(infer.Text(0, 0, "ir", [99] * 6, None, said=[n, n + 1, n + 2], choices=[([n + i], [1.0]) for i in range(3)]), [table])
+        infer.learn(infer.Text(0, 0, "ir", [99] * 16, None, said=[n, n + 1, n + 2], choices=[([n + i], [1.0]) for i in range(3)]), [table])
         assert len(table) <= 40 + 6
         assert table[99, 99, 99] == ([n], [1.0])
 

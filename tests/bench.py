@@ -217,12 +217,12 @@ def all_rounds(question):
 def vote_ours(a):
     import lora
     from infer import Engine
-    from model import crew
+    from model import crew, pack
     model, tokenizer = ours(a)
     lora.stack(model, {role: f"{a.adapters}/{role}" for role in lorid.ROLES})
     conversation = dict(vote=lorid.vote, all_rounds=all_rounds, system1=lorid.system1)[a.conversation]
     place, processes = crew()
-    engine = Engine(lora.fuse(model), tokenizer, a.rows, a.new, **TOY)
+    engine = Engine(pack(lora.fuse(model)), tokenizer, a.rows, a.new, **TOY)
     everybody([])  # all begin together
     start = time.time()
     outcomes = everybody(engine.run([conversation(row["question"]) for row in data.toy(a.questions, "test")[place::processes]]))
@@ -284,7 +284,9 @@ def turn(what, side, **settings):
     """Run one of the functions above in a fresh process: what it returned, and its peak memory in MB."""
     crew = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={CORES}"] if side == "ours" and what in ("train", "sample", "vote") else []
     command = [sys.executable, *crew, __file__, "--child", json.dumps(dict(what=f"{what}_{side}") | settings)]
-    own = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "1024"} if side == "peer" else {}  # torch's default; ours is set by model.py
+    own = {"OMP_NUM_THREADS": "1"} if crew else {}
+    if side == "peer":
+        own = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "1024"}  # torch's default; ours is set by model.py
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ | own)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"ended with status {done.returncode}"]

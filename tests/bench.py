@@ -2,6 +2,7 @@
 
     python tests/bench.py --model models/smollm2 --data data/train_knowledge.jsonl          everything
     python tests/bench.py train sample --quick --json bench.json                            two sections, each side once, fewer steps
+    python tests/bench.py --gpu --model models/smollm2 --data data/train_knowledge.jsonl    on a GPU: train, sample, limit
 
     train      LoRA training: tokens per second (padding not counted), peak memory, and the same loss on the same batches
     sample     new tokens per second with an unmerged adapter, top-k and top-p, for 16 and for 64 texts at once
@@ -15,6 +16,8 @@
 Each side runs in processes of its own, so that its peak memory is its own, and the sides take turns: ours, peer, ours, peer ... Where it
 trains or writes texts, ours is started by torchrun, a process for each core, as the README says for a CPU; the peer has a thread for each.
 A figure is the median of the turns. Ratios are what counts: absolute figures change with the machine and with what else it does.
+
+On a GPU the base has the shape of LLaMA-2-7B and random weights; of --model, only the tokenizer and its vocabulary are used. (No one has run this yet.)
 """
 import argparse
 import contextlib
@@ -25,6 +28,7 @@ import os
 import random
 import re
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -45,6 +49,7 @@ SECTIONS = "train", "sample", "roles", "vote", "start", "tokenizer", "limit", "s
 PAPER = dict(temperature=1.5, top_k=50, top_p=0.9)  # how the paper samples,
 TOY = dict(temperature=0.6, top_k=50, top_p=0.9)    # and how infer.py does: tiny/ in float32
 RANK, TARGETS = 64, ["q_proj", "v_proj"]
+SEVEN_B = dict(model_type="llama", hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32, max_position_embeddings=4096)
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The sides. Each function is run in a process of its own (see `turn`); `a` holds its settings, what it returns is printed as JSON.
@@ -53,23 +58,42 @@ RANK, TARGETS = 64, ["q_proj", "v_proj"]
 
 def ours(a):
     import torch
-    from model import Tokenizer, load_model
+    from model import Decoder, Tokenizer, load_model, read_config
     torch.manual_seed(0)
-    return load_model(a.model, "cpu", getattr(torch, a.dtype)), Tokenizer(a.model)
+    if not a.gpu:
+        return load_model(a.model, "cpu", getattr(torch, a.dtype)), Tokenizer(a.model)
+    torch.set_default_dtype(getattr(torch, a.dtype))
+    with torch.device(a.gpu):
+        model = Decoder(read_config(a.model))
+        torch.nn.init.normal_(model.model.embed_tokens.weight)
+    torch.set_default_dtype(torch.float32)
+    return model.requires_grad_(False).eval(), Tokenizer(a.model)
 
 
 def peer(a, roles=("ir",), trainable=False):
     import torch
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     from model import Tokenizer
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_pretrained(a.model, dtype=getattr(torch, a.dtype))
+    dtype = getattr(torch, a.dtype)
+    if a.gpu:
+        with torch.device(a.gpu):
+            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(a.model), dtype=dtype)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(a.model, dtype=dtype)
     model = PeftModel.from_pretrained(model, f"{a.adapters}/{roles[0]}", adapter_name=roles[0], is_trainable=trainable)
     for role in roles[1:]:
         model.load_adapter(f"{a.adapters}/{role}", adapter_name=role)
     return model, Tokenizer(a.model)
+
+
+def wait(a):
+    """A GPU works on while Python goes on: wait for it, before looking at a clock."""
+    if a.gpu:
+        import torch
+        torch.cuda.synchronize()
 
 
 def everybody(mine):
@@ -119,7 +143,7 @@ def train_ours(a):
     steps = steps_of(a, tokenizer)
     clocked = (times.append(time.time()) or step for step in steps)  # fit draws a batch when it begins a step
     with contextlib.redirect_stdout(said):
-        train.fit(model, parameters, clocked, len(steps), SimpleNamespace(lr=5e-5, weight_decay=0.0, warmup=0.0, beta2=0.95, clip=1.0, budget=1024))
+        train.fit(model, parameters, clocked, len(steps), SimpleNamespace(lr=5e-5, weight_decay=0.0, warmup=0.0, beta2=0.95, clip=1.0, budget=a.budget))
     return figures(steps, times, [float(loss) for loss in re.findall(r"loss ([\d.]+)", said.getvalue())])
 
 
@@ -135,10 +159,10 @@ def train_peer(a):
         times.append(time.time())
         optimizer.param_groups[0]["lr"] = 5e-5 * (0.5 + 0.5 * math.cos(math.pi * max(0, step - 1) / max(1, len(steps) - 1)))
         T = max(len(ids) for ids, _ in batch)
-        ids = torch.tensor([ids + [0] * (T - len(ids)) for ids, _ in batch])
-        mask = torch.tensor([[1] * len(ids) + [0] * (T - len(ids)) for ids, _ in batch])
-        learn = torch.tensor([learn + [0] * (T - len(learn)) for _, learn in batch])
-        with torch.autocast("cpu", torch.bfloat16):
+        ids, mask, learn = (torch.tensor(rows, device=model.device) for rows in (
+            [ids + [0] * (T - len(ids)) for ids, _ in batch], [[1] * len(ids) + [0] * (T - len(ids)) for ids, _ in batch],
+            [learn + [0] * (T - len(learn)) for _, learn in batch]))
+        with torch.autocast(model.device.type, torch.bfloat16):
             loss = model(input_ids=ids, attention_mask=mask, labels=ids.masked_fill(learn == 0, -100)).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -169,8 +193,10 @@ def sample_ours(a):
         return lorid.Verdict(None)
 
     def feed(*args, plain=engine.feed):
+        wait(a)
         start = time.time()
         hidden = plain(*args)
+        wait(a)
         if len(args) == 4:  # prompts, for these rows
             pairs = sum(len(ids) * n + len(ids) * (len(ids) + 1) / 2 for ids, n in zip(*args[1:3]))  # each token sees the n before ids, and up to itself
             reading.append((time.time() - start, len(hidden), pairs))
@@ -190,8 +216,8 @@ def generate(model, prompts, new, eos, **settings):
     """transformers' own generate on left-padded prompts, lists of ids -> the new ids of each."""
     import torch
     T = max(map(len, prompts))
-    ids = torch.tensor([[eos] * (T - len(p)) + p for p in prompts])
-    mask = torch.tensor([[0] * (T - len(p)) + [1] * len(p) for p in prompts])
+    ids = torch.tensor([[eos] * (T - len(p)) + p for p in prompts], device=model.device)
+    mask = torch.tensor([[0] * (T - len(p)) + [1] * len(p) for p in prompts], device=model.device)
     with torch.inference_mode():
         out = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=new, do_sample=True, pad_token_id=eos, **settings)
     return out[:, T:].tolist()
@@ -268,12 +294,14 @@ def limit_ours(a):
         times = [-time.perf_counter()]
         for _ in range(8):
             work()
+            wait(a)
             times[-1] += time.perf_counter()
             times.append(-time.perf_counter())
         return min(times[:-1])
 
-    x, y = torch.randn(2048, 2048).bfloat16(), torch.ones(2**27)
-    return dict(flops=2 * 2048**3 / best(lambda: x @ x), bandwidth=y.nbytes / best(y.sum))
+    n, device = (8192, a.gpu) if a.gpu else (2048, "cpu")
+    x, y = torch.randn(n, n, device=device).bfloat16(), torch.ones(2**27, device=device)
+    return dict(flops=2 * n**3 / best(lambda: x @ x), bandwidth=y.nbytes / best(y.sum))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -281,8 +309,9 @@ def limit_ours(a):
 
 
 def turn(what, side, **settings):
-    """Run one of the functions above in a fresh process: what it returned, and its peak memory in MB."""
-    crew = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={CORES}"] if side == "ours" and what in ("train", "sample", "vote") else []
+    """Run one of the functions above in a fresh process: what it returned, and its peak memory in MB (on a GPU: the GPU's)."""
+    several = side == "ours" and what in ("train", "sample", "vote") and not settings["gpu"]
+    crew = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={CORES}"] if several else []
     command = [sys.executable, *crew, __file__, "--child", json.dumps(dict(what=f"{what}_{side}") | settings)]
     own = {"OMP_NUM_THREADS": "1"} if crew else {}
     if side == "peer":
@@ -298,10 +327,13 @@ def turn(what, side, **settings):
 
 def child(settings):
     from model import join_crew
-    join_crew("cpu")
     a = SimpleNamespace(**json.loads(settings))
+    join_crew(a.gpu or "cpu")
     found = globals()[a.what](a) or {}
     peaks = everybody([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024])  # what the processes share is counted for each
+    if a.gpu:
+        import torch
+        peaks = [torch.cuda.max_memory_allocated() / 2**20]
     print(json.dumps(found | dict(peak=sum(peaks))))
 
 
@@ -316,16 +348,25 @@ def rate(figures):
     return figures["tokens"] / figures["seconds"]
 
 
-def bench(sections, model, rows, trained, quick, folder):
+def bench(sections, gpu, model, rows, trained, quick, folder):
     """Yields the lines of the table: (what, ours, the other's, their ratio, what it should be, whether that is at most or at least)."""
+    if gpu:
+        shape = Path(folder) / "7b"
+        shape.mkdir()
+        shutil.copyfile(f"{model}/tokenizer.json", shape / "tokenizer.json")
+        known = json.loads(Path(f"{model}/config.json").read_text())
+        (shape / "config.json").write_text(json.dumps(SEVEN_B | {key: known[key] for key in ("vocab_size", "eos_token_id")}))
+        model = str(shape)
     repeats, new, both = 1 if quick else 3, 32 if quick else 128, (("ours", {}), ("peer", {}))
-    common = dict(model=model, data=rows, adapters=folder, dtype="bfloat16", examples=None, dropout=0.1, batch=16, steps=3 if quick else 5, new=new, roles=["ir"], guess=True)
+    common = dict(gpu=gpu, model=model, data=rows, adapters=folder, dtype="bfloat16", examples=None, dropout=0.1, batch=16, budget=8192 if gpu else 1024,
+                  steps=3 if quick else 5, new=new, roles=["ir"], guess=True)
     if {"train", "sample", "roles", "limit"} & set(sections):
         turn("make", "adapters", **common)
     if "train" in sections:
         us, them = turns("train", repeats, *both, **common)
-        yield "training, tokens/s", rate(us), rate(them), rate(us) / rate(them), 3, "at least"
-        yield "training, peak MB", us["peak"], them["peak"], us["peak"] / them["peak"], 1 / 3, "at most"
+        yield "training, tokens/s", rate(us), rate(them), rate(us) / rate(them), 1.5 if gpu else 3, "at least"
+        yield "training, peak MB", us["peak"], them["peak"], us["peak"] / them["peak"], None if gpu else 1 / 3, "at most"
+    if "train" in sections and not gpu:  # there each side has random weights of its own
         us, them = (side["losses"] for side in turns("train", 1, *both, **common | dict(dropout=0.0, steps=3)))
         yield "loss of step 3; largest difference of three", us[-1], them[-1], max(abs(x / y - 1) for x, y in zip(us, them)), 0.01, "at most"
     for batch in (16, 64) if "sample" in sections else ():
@@ -336,7 +377,7 @@ def bench(sections, model, rows, trained, quick, folder):
         yield "three roles, one role: new tokens/s", rate(three), rate(one), rate(three) / rate(one), 0.8, "at least"
         yield "weights and adapters, MB", three["bytes"] / 2**20, one["bytes"] / 2**20, three["bytes"] / one["bytes"], 1.1, "at most"
         yield "peak MB", three["peak"], one["peak"], three["peak"] / one["peak"], 1.1, "at most"
-    toy = dict(model=str(ROOT / "tiny"), adapters=trained or f"{folder}/tiny", dtype="float32", rows=64, new=256, conversation="vote", questions=16)
+    toy = dict(gpu=None, model=str(ROOT / "tiny"), adapters=trained or f"{folder}/tiny", dtype="float32", rows=64, new=256, conversation="vote", questions=16)
     if "vote" in sections:
         if not trained:
             subprocess.run([sys.executable, "train.py", "--out", folder], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
@@ -416,15 +457,21 @@ def main():
     parser.add_argument("--model", default=os.environ.get("LORID_SMOLLM2", "models/smollm2"), help="a real model folder (default: %(default)s)")
     parser.add_argument("--data", default=shared / "data" / "gsm8k" / "train_knowledge.jsonl", help="rows, a JSONL file (default: %(default)s)")
     parser.add_argument("--adapters", help="trained adapters of the built-in base, for vote (default: train them first, minutes)")
+    parser.add_argument("--gpu", action="store_const", const="cuda", help="measure a random base of LLaMA-2-7B's shape on the GPU: train, sample and limit, or some of them")
     parser.add_argument("--quick", action="store_true", help="one turn each, fewer steps: a first impression")
     parser.add_argument("--json", metavar="FILE", help="write the figures to this file, too")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
         return child(args.child)
-    sections = args.sections or SECTIONS
-    if lost := set(sections) - set(SECTIONS):
-        raise ValueError(f"there is no section {' or '.join(sorted(lost))}; there are {', '.join(SECTIONS)}.")
+    known = ("train", "sample", "limit") if args.gpu else SECTIONS
+    sections = args.sections or known
+    if lost := set(sections) - set(known):
+        raise ValueError(f"there is no section {' or '.join(sorted(lost))}{' on a GPU' * bool(args.gpu)}; there are {', '.join(known)}.")
+    if args.gpu:
+        import torch
+        if not torch.cuda.is_available():
+            raise ValueError("--gpu: torch sees no CUDA GPU on this machine.")
     needed = ["transformers", "peft"] if {"train", "sample", "vote"} & set(sections) else []
     if lost := [name for name in needed + ["tokenizers"] * ("tokenizer" in sections) if not find_spec(name)]:
         raise ValueError(f"the peer needs {' and '.join(lost)}; pip install -r tests/requirements.txt.")
@@ -441,13 +488,13 @@ def main():
     print("| what | ours | other | ratio | wanted | met |\n|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         resolve = [path and str(Path(path).resolve()) for path in (args.model, args.data, args.adapters)]
-        for what, us, them, ratio, wanted, sense in bench(sections, *resolve, args.quick, folder):
+        for what, us, them, ratio, wanted, sense in bench(sections, args.gpu, *resolve, args.quick, folder):
             met = None if wanted is None else ratio <= wanted if sense == "at most" else ratio >= wanted
             table.append(dict(what=what, ours=us, other=them, ratio=ratio, wanted=wanted, sense=sense, met=met))
             print(f"| {what} | {show(us)} | {show(them)} | {ratio:.3g} | {'-' if wanted is None else f'{sense} {wanted:.2g}'} "
                   f"| {'-' if met is None else 'yes' if met else 'no'} |", flush=True)
-    about |= dict(load_after=round(os.getloadavg()[0], 1), threads=os.environ.get("OMP_NUM_THREADS", "all"), model=Path(args.model).name,
-                  quick=args.quick)
+    about |= dict(load_after=round(os.getloadavg()[0], 1), threads=os.environ.get("OMP_NUM_THREADS", "all"),
+                  model=f"random of 7B on {torch.cuda.get_device_name()}" if args.gpu else Path(args.model).name, quick=args.quick)
     print("\n" + ", ".join(f"{key} {value}" for key, value in about.items()))
     if args.json:
         Path(args.json).write_text(json.dumps(dict(about=about, table=table), indent=1))

@@ -65,7 +65,7 @@ def draw(ids, upto, luck):
 PROMPT_BUDGET = 2048  # most tokens of the prompts that are read in one pass, each counted as long as the longest
 MOST_GUESSES = 24     # of a text in one pass
 LONG, SHORT = 16, 3   # how many tokens back a guess looks
-MOST_SEEN = 100_000   # keys in a table of `learn`: about two a token, of 300 to 600 bytes each
+MOST_SEEN = 100_000   # keys in a table of `learn`, about two a token, 300 to 600 bytes a key; a table with more is emptied
 
 
 @dataclass(eq=False)
@@ -77,8 +77,8 @@ class Text:
     prompt: list[int]
     dice: random.Random  # its own
     said: list[int] = field(default_factory=list)    # the tokens written so far
-    luck: list[float] = field(default_factory=list)  # luck[i] decides over said[i],
-    choices: list = field(default_factory=list)      # from choices[i]: the likeliest ids and the running sums of their probabilities
+    luck: list[float] = field(default_factory=list)  # luck[i] decides over said[i]; some are drawn ahead, for guesses
+    choices: list = field(default_factory=list)      # what said[i] was drawn from: the four likeliest ids, and the running sums of their probabilities
 
 
 @dataclass
@@ -95,7 +95,7 @@ def shared_length(a, b):
 
 
 def learn(text, tables):
-    """For each token of a finished text, note in the tables the choice that it was drawn from, under the LONG tokens before it and under the SHORT."""
+    """For each token of a finished text, note in the tables the choice that it was drawn from, under the sixteen tokens before it and under the three."""
     for table in tables:
         if len(table) > MOST_SEEN:
             table.clear()
@@ -107,21 +107,24 @@ def learn(text, tables):
 
 
 def guess(text, tables, most):
-    """Up to `most` tokens that may come next. The tables are that of the text's question and that of all questions; the choice noted under the last
-    LONG tokens is taken, else that under the last SHORT, and from it a token is drawn with the luck that will decide here. What followed the LONG
-    mostly follows again, what followed the SHORT every second time: so only one guess of a pass may come from the SHORT, for wrong ones cost.
+    """Up to `most` tokens that may come next. First the table of the text's question is asked, then that of all questions, each for the choice noted
+    under the last sixteen tokens, then under the last three. From it a token is drawn with the luck that will decide here. After sixteen, that was right
+    99 of 100 times, after three (or wherever there are fewer than sixteen) every second time. So the second such weak guess is not made any more: each
+    guess is one more row to compute, and behind a wrong one all are in vain.
 
     Speculative decoding (arXiv 2211.17192), with a table in place of a small model. It changes no text (up to rounding): attention is causal,
-    so behind right guesses stand the logits that one token at a time would give; from them each token is drawn with its own luck. That
-    holds up to the first draw that is not as guessed, which is the right one itself; what was drawn behind it is dropped. The rounds of a vote
+    so behind right guesses stand the logits that one token at a time would give; from them each token is drawn with its own luck. So the
+    first draw that is not as guessed is right, too, and takes the guess's place; what was drawn behind it is dropped. The rounds of a vote
     repeat each other, and so do rules and endings: tiny/ writes 5 tokens of a text in a pass, and 5 of 6 guesses are right.
     """
     back, guessed, weak = text.prompt[-LONG:] + text.said[-LONG:], [], 0
     while len(guessed) < min(most, MOST_GUESSES):
         keys = tuple(back[-LONG:]), tuple(back[-SHORT:])
-        choice, key = next(((table[key], key) for table in tables for key in keys if key in table), (None, ()))
+        key, choice = next(((key, table[key]) for table in tables for key in keys if key in table), (None, None))
+        if not key:
+            break
         weak += len(key) < LONG
-        if choice is None or weak > 1:
+        if weak > 1:
             break
         ids, upto = choice
         guessed.append(ids[bisect_left(upto, text.luck[len(text.said) + len(guessed)])])
@@ -138,7 +141,6 @@ class Engine:
         self.sampling = (temperature, top_k, top_p)
         self.limit = model.config.max_position_embeddings
         self.cache = KVCache(model.config, rows, model.dtype, model.device)
-        self.adapted = lora.layers(model)
         self.roles = None  # the role of each token as `lora.switch` knows it
         self.place, self.processes = crew()
 
@@ -231,18 +233,17 @@ class Engine:
             luck = [x for text, tokens in zip(writing, fed) for x in text.luck[len(text.said):len(text.said) + len(tokens)]]
             ids, upto = likely(self.model.logits(hidden)[:, 0], *self.sampling)
             drawn = draw(ids, upto, torch.tensor(luck, device=ids.device)).tolist()
-            upto[:, 3:] = 1  # what `learn` will note of each token's choice: the four likeliest. Most often the first is drawn
+            upto[:, 3:] = 1  # for `learn`, the four likeliest of each choice; the fourth stands for all behind it, so that any luck finds one
             choices = list(zip(ids[:, :4].tolist(), upto[:, :4].tolist()))
             at = 0
             for text, guessed in zip(writing, guesses):
-                tokens = drawn[at:at + len(guessed) + 1]
-                right = shared_length(guessed, tokens)  # tokens[right] was drawn where the guess was wrong, or at its end
-                for token, choice in zip(tokens[:right + 1], choices[at:]):
+                right = shared_length(guessed, drawn[at:at + len(guessed)])  # the token drawn next replaces the first wrong guess, or follows the last
+                for token, choice in zip(drawn[at:at + right + 1], choices[at:]):
                     text.said.append(token)
                     text.choices.append(choice)
                     if token in self.tokenizer.eos_ids:
                         break
-                at += len(tokens)
+                at += len(guessed) + 1
             for row in reversed(range(len(writing))):  # backwards: what moves into an empty row has been looked at
                 text = writing[row]
                 ended = text.said[-1] in self.tokenizer.eos_ids
@@ -256,7 +257,7 @@ class Engine:
         while True:
             while len(waiting) < self.rows - len(writing) and unopened:  # a new question opens only if a row would stay empty
                 resume(unopened.popleft(), None)
-            # Filling one row costs a pass over the weights, as a step of all rows does: wait until an eighth is free, fill all at once.
+            # Filling one row costs a pass over the weights, as a step of all rows does: wait until an eighth is free, or room for all that wait.
             if waiting and (not writing or self.rows - len(writing) >= min(len(waiting), self.rows // 8 + 1)):
                 entering = [waiting.popleft() for _ in range(min(len(waiting), self.rows - len(writing)))]
                 fits = [text for text in entering if room(text) > 0]
@@ -280,7 +281,7 @@ class Engine:
         Their hidden states, (N, 1, C)."""
         roles = [text.role for text, tokens in zip(texts, fed) for _ in tokens]  # to the model, each token is a row of the batch
         if roles != self.roles:
-            lora.switch(self.model, roles, self.adapted)
+            lora.switch(self.model, roles)
             self.roles = roles
         ids = torch.tensor([token for tokens in fed for token in tokens], device=self.model.device)
         return self.model(ids[:, None], self.cache, starts, [len(tokens) for tokens in fed], row)

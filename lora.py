@@ -121,13 +121,13 @@ def check_names(found, names):
         raise ValueError(f"this model carries no adapter {' or '.join(sorted(lost))}; it has {', '.join(sorted(known)) or 'none'}.")
 
 
-def switch(model, names, found=None):
+def switch(model, names):
     """Which adapter speaks: None, the bare base; a name, that one for all; a list of names, one per row of the batch (None: the base);
-    when texts are in a cache, each of their tokens is a row. found: `layers(model)`, for who switches in every pass; finding them takes 2% of a vote.
+    when texts are in a cache, each of their tokens is a row.
 
     Raises ValueError for a name that no layer has.
     """
-    found, gates = found or layers(model), {}  # layers of one layout share the same tensor
+    found, gates = layers(model), {}  # layers of one layout share the same tensor
     check_names(found, [names] if names is None or isinstance(names, str) else names)
     for _, layer in found:
         layout = tuple((name, part.start, part.stop, scale) for name, (part, scale) in layer.parts.items())

@@ -244,8 +244,8 @@ class Attention(nn.Module):
         G = self.H // self.K  # the G query heads of a group read the same keys
         q = (q / math.sqrt(D)).reshape(B, self.K, G * T, D)
         # Both orders give the same. A CPU would copy the keys to transpose them, if they are not the whole cache: for one query, turn the small result.
-        cheap = T > 1 or k.is_contiguous()
-        scores = q @ k.transpose(2, 3) if cheap else (k @ q.transpose(2, 3)).transpose(2, 3).contiguous()  # (B, K, G T, S)
+        direct = T > 1 or k.is_contiguous()
+        scores = q @ k.transpose(2, 3) if direct else (k @ q.transpose(2, 3)).transpose(2, 3).contiguous()  # (B, K, G T, S)
         scores += mask
         return (scores.softmax(-1) @ v).view(B, self.H, T, D)
 

@@ -17,7 +17,8 @@ Each side runs in processes of its own, so that its peak memory is its own, and 
 trains or writes texts, ours is started by torchrun, a process for each core, as the README says for a CPU; the peer has a thread for each.
 A figure is the median of the turns. Ratios are what counts: absolute figures change with the machine and with what else it does.
 
-On a GPU the base has the shape of LLaMA-2-7B and random weights; of --model, only the tokenizer and its vocabulary are used. (No one has run this yet.)
+On a GPU each side is one process. Its base has the shape of LLaMA-2-7B and random weights, so no losses are compared; of --model, only the tokenizer and the
+size of its vocabulary are used. (No one has run this yet.)
 """
 import argparse
 import contextlib
@@ -193,13 +194,14 @@ def sample_ours(a):
         return lorid.Verdict(None)
 
     def feed(*args, plain=engine.feed):
-        wait(a)
+        if len(args) == 3:
+            return plain(*args)
+        wait(a)  # prompts, for these rows
         start = time.time()
         hidden = plain(*args)
         wait(a)
-        if len(args) == 4:  # prompts, for these rows
-            pairs = sum(len(ids) * n + len(ids) * (len(ids) + 1) / 2 for ids, n in zip(*args[1:3]))  # each token sees the n before ids, and up to itself
-            reading.append((time.time() - start, len(hidden), pairs))
+        pairs = sum(len(ids) * n + len(ids) * (len(ids) + 1) / 2 for ids, n in zip(*args[1:3]))  # each token sees the n before ids, and up to itself
+        reading.append((time.time() - start, len(hidden), pairs))
         return hidden
 
     engine.run(map(text, mine))  # warms up
@@ -300,7 +302,7 @@ def limit_ours(a):
         return min(times[:-1])
 
     n, device = (8192, a.gpu) if a.gpu else (2048, "cpu")
-    x, y = torch.randn(n, n, device=device).bfloat16(), torch.ones(2**27, device=device)
+    x, y = torch.randn(n, n, device=device).bfloat16(), torch.ones(2**30 if a.gpu else 2**27, device=device)
     return dict(flops=2 * n**3 / best(lambda: x @ x), bandwidth=y.nbytes / best(y.sum))
 
 
@@ -366,7 +368,7 @@ def bench(sections, gpu, model, rows, trained, quick, folder):
         us, them = turns("train", repeats, *both, **common)
         yield "training, tokens/s", rate(us), rate(them), rate(us) / rate(them), 1.5 if gpu else 3, "at least"
         yield "training, peak MB", us["peak"], them["peak"], us["peak"] / them["peak"], None if gpu else 1 / 3, "at most"
-    if "train" in sections and not gpu:  # there each side has random weights of its own
+    if "train" in sections and not gpu:  # on a GPU each side has random weights of its own
         us, them = (side["losses"] for side in turns("train", 1, *both, **common | dict(dropout=0.0, steps=3)))
         yield "loss of step 3; largest difference of three", us[-1], them[-1], max(abs(x / y - 1) for x, y in zip(us, them)), 0.01, "at most"
     for batch in (16, 64) if "sample" in sections else ():
@@ -494,7 +496,7 @@ def main():
             print(f"| {what} | {show(us)} | {show(them)} | {ratio:.3g} | {'-' if wanted is None else f'{sense} {wanted:.2g}'} "
                   f"| {'-' if met is None else 'yes' if met else 'no'} |", flush=True)
     about |= dict(load_after=round(os.getloadavg()[0], 1), threads=os.environ.get("OMP_NUM_THREADS", "all"),
-                  model=f"random of 7B on {torch.cuda.get_device_name()}" if args.gpu else Path(args.model).name, quick=args.quick)
+                  model=f"random, LLaMA-2-7B's shape, on {torch.cuda.get_device_name()}" if args.gpu else Path(args.model).name, quick=args.quick)
     print("\n" + ", ".join(f"{key} {value}" for key, value in about.items()))
     if args.json:
         Path(args.json).write_text(json.dumps(dict(about=about, table=table), indent=1))

@@ -210,7 +210,7 @@ def test_guesses_change_no_text_and_save_steps(folder, monkeypatch):
                 assert texts(**settings) == guessed
             assert [len(set(said)) for said in guessed.values()] == [1 if settings["temperature"] == 0 else 3] * 3
     few, every, some = steps[:3]  # greedy
-    assert every >= 3 * 23 and few < every * 0.6 and some < every * 0.4
+    assert every >= 3 * 23 and few < every * 0.4 and some < every * 0.4
 
 
 def test_a_guess_is_what_would_be_drawn_after_the_same_tokens():

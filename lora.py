@@ -81,7 +81,13 @@ def layers(model):
     return [(name, m) for name, m in model.named_modules() if isinstance(m, LoRALinear)]
 
 
+def check_unfused(model):
+    if any(isinstance(m, Fused) for m in model.modules()):
+        raise ValueError("this model is fused for inference, its matrices are no longer apart; load the base again.")
+
+
 def check_bare(model):
+    check_unfused(model)
     if layers(model):
         raise ValueError("this model carries adapters already; load the base again.")
 
@@ -146,7 +152,9 @@ def switch(model, names):
 
 
 def save_adapter(model, name, folder, base, dropout=0.0):
-    """Write the adapter `name` as a PEFT folder. `base`: where the base came from, for the reader's information."""
+    """Write the adapter `name` as a PEFT folder. `base`: where the base came from, for the reader's information. Raises ValueError for a name that
+    no layer has, or after `fuse`."""
+    check_unfused(model)
     check_names(layers(model), [name])
     tensors, targets = {}, []
     for path, layer in layers(model):
@@ -296,6 +304,7 @@ class Fused(nn.Module):
 def fuse(model):
     """For inference, after `stack` and before `pack`: q, k and v become one layer, gate and up another, for a large product is faster than several small
     ones. A step of SmolLM2 with 16 rows takes 43 ms instead of 49 (bfloat16, two cores). The model can then be called and switched, but not merged or saved."""
+    check_unfused(model)
     for layer in model.model.layers:
         a, m = layer.self_attn, layer.mlp
         a.qkv, m.gate_up = Fused([a.q_proj, a.k_proj, a.v_proj]), Fused([m.gate_proj, m.up_proj])
@@ -314,7 +323,8 @@ def merged(weight, A, B, scale):
 
 
 def merge(model, name):
-    """W <- W + (alpha / r) B A for one adapter; all adapters are then off. Raises ValueError if something is merged already."""
+    """W <- W + (alpha / r) B A for one adapter; all adapters are then off. Raises ValueError if something is merged already, or fused."""
+    check_unfused(model)
     check_names(layers(model), [name])
     if any(hasattr(layer, "unmerged") for _, layer in layers(model)):
         raise ValueError("an adapter is merged already; unmerge it first.")

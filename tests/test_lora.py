@@ -645,3 +645,13 @@ def test_unknown_targets_and_a_second_injection_are_refused(base, three):
     model, _ = injected(base)
     refusal(lora.inject, model, ["q_proj"], {"kg": (4, 1.0)}, names=["already"])
     refusal(lora.stack, model, three[0], names=["already"])
+
+
+def test_what_needs_the_matrices_apart_is_refused_after_fusing(base, three, tmp_path):
+    model = load(base)
+    lora.stack(model, three[0])
+    lora.fuse(model)
+    for refused, *rest in ((lora.save_adapter, "ir", tmp_path / "new", base), (lora.merge, "ir"), (lora.fuse,)):
+        refusal(refused, model, *rest, names=["fused"])
+    assert not (tmp_path / "new").exists()
+    refusal(lora.inject, lora.fuse(load(base)), ["q_proj"], {"ir": (4, 1.0)}, names=["fused"])

@@ -160,9 +160,9 @@ def train_peer(a):
         times.append(time.time())
         optimizer.param_groups[0]["lr"] = 5e-5 * (0.5 + 0.5 * math.cos(math.pi * max(0, step - 1) / max(1, len(steps) - 1)))
         T = max(len(ids) for ids, _ in batch)
-        ids, mask, learn = (torch.tensor(rows, device=model.device) for rows in (
-            [ids + [0] * (T - len(ids)) for ids, _ in batch], [[1] * len(ids) + [0] * (T - len(ids)) for ids, _ in batch],
-            [learn + [0] * (T - len(learn)) for _, learn in batch]))
+        ids = torch.tensor([ids + [0] * (T - len(ids)) for ids, _ in batch], device=model.device)
+        mask = torch.tensor([[1] * len(ids) + [0] * (T - len(ids)) for ids, _ in batch], device=model.device)
+        learn = torch.tensor([learn + [0] * (T - len(learn)) for _, learn in batch], device=model.device)
         with torch.autocast(model.device.type, torch.bfloat16):
             loss = model(input_ids=ids, attention_mask=mask, labels=ids.masked_fill(learn == 0, -100)).loss
         loss.backward()
@@ -301,8 +301,8 @@ def limit_ours(a):
             times.append(-time.perf_counter())
         return min(times[:-1])
 
-    n, device = (8192, a.gpu) if a.gpu else (2048, "cpu")
-    x, y = torch.randn(n, n, device=device).bfloat16(), torch.ones(2**30 if a.gpu else 2**27, device=device)
+    n, size, device = (8192, 2**30, a.gpu) if a.gpu else (2048, 2**27, "cpu")
+    x, y = torch.randn(n, n, device=device).bfloat16(), torch.ones(size, device=device)
     return dict(flops=2 * n**3 / best(lambda: x @ x), bandwidth=y.nbytes / best(y.sum))
 
 
@@ -315,7 +315,7 @@ def turn(what, side, **settings):
     several = side == "ours" and what in ("train", "sample", "vote") and not settings["gpu"]
     crew = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={CORES}"] if several else []
     command = [sys.executable, *crew, __file__, "--child", json.dumps(dict(what=f"{what}_{side}") | settings)]
-    own = {"OMP_NUM_THREADS": "1"} if crew else {}
+    own = {"OMP_NUM_THREADS": "1"} if several else {}
     if side == "peer":
         own = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "1024"}  # torch's default; ours is set by model.py
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ | own)
@@ -328,15 +328,13 @@ def turn(what, side, **settings):
 
 
 def child(settings):
+    import torch
     from model import join_crew
     a = SimpleNamespace(**json.loads(settings))
     join_crew(a.gpu or "cpu")
     found = globals()[a.what](a) or {}
-    peaks = everybody([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024])  # what the processes share is counted for each
-    if a.gpu:
-        import torch
-        peaks = [torch.cuda.max_memory_allocated() / 2**20]
-    print(json.dumps(found | dict(peak=sum(peaks))))
+    peak = torch.cuda.max_memory_allocated() / 2**20 if a.gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps(found | dict(peak=sum(everybody([peak])))))  # what the processes share is counted for each
 
 
 def turns(what, repeats, *sides, **common):

@@ -51,14 +51,16 @@ def read_rows(path, joined=False):
         if joined and "id" not in row:
             raise ValueError(f"{where}: no \"id\" to join by.")
         for key in ("rationale", "answer"):
-            if key in row and not isinstance(row[key], (str, int, float)):
+            if not isinstance(row.get(key, ""), (str, int, float)):
                 raise ValueError(f"{where}: the key \"{key}\" must hold a text.")
+            if key in row:
+                row[key] = str(row[key])
         rules = row.get("knowledge") or []
         rules = rules.splitlines() if isinstance(rules, str) else rules
         if not isinstance(rules, list) or not all(isinstance(rule, str) for rule in rules):
             raise ValueError(f"{where}: the key \"knowledge\" must hold a list of texts.")
         rules = [rule for rule in rules if rule.strip()]
-        answer = str(row.get("answer", "")).strip() or lorid.extract_answer(str(row.get("rationale", "")))
+        answer = row.get("answer", "").strip() or lorid.extract_answer(row.get("rationale", ""))
         rows.append({**row, "id": row.get("id", number - 1), "knowledge": rules, "answer": answer, "where": where})
     if not rows:
         raise ValueError(f"{path} has no rows.")
@@ -345,12 +347,16 @@ def split_of(row):
 
 def toy(n, split="train", seed=0, lengths=(1, 2, 3, 4, 5)):
     """n problems of the toy world, no two alike in kinds and numbers, none shared by two splits. The seed decides all."""
-    rng, rows, seen = random.Random(f"{split} {seed}"), [], set()
+    rng, rows, seen, misses = random.Random(f"{split} {seed}"), [], set(), 0
     while len(rows) < n:
         row = story(rng, lengths[len(rows) % len(lengths)])
         if row is None or split_of(row) != split or (key := str([row["kinds"], row["numbers"]])) in seen:
+            misses += 1
+            if misses == 50_000:
+                raise ValueError(f"the toy world has hardly more than {len(rows):,} different problems for {split}; ask for fewer than {n:,}.")
             continue
         seen.add(key)
+        misses = 0
         rows.append({"id": len(rows), **row})
     return rows
 
@@ -431,7 +437,7 @@ def micro_batches(examples, budget):
     cheapest one; a group costs its padded size, and a sixteenth of the budget for the pass itself."""
     ordered, best = sorted(examples, key=lambda e: -len(e[0])), [(0, 0)]
     for end in range(1, len(ordered) + 1):  # best[end]: the least cost of the first `end`, the start of their last group
-        most = max(1, budget // max(1, len(ordered[end - 1][0])))  # of the shortest one's length; more cannot fit
+        most = max(1, budget // max(1, len(ordered[end - 1][0])))  # a bound, as if all were as short as the last
         best.append(min((best[start][0] + (end - start) * len(ordered[start][0]) + budget // 16, start) for start in range(max(0, end - most), end)
                         if end - start == 1 or (end - start) * len(ordered[start][0]) <= budget))
     groups, end = [], len(ordered)
@@ -1181,6 +1187,8 @@ def main():
 if __name__ == "__main__":
     try:
         sys.exit(main())
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its exit
     except (ValueError, OSError) as error:
         print(f"data.py: {error}", file=sys.stderr)
         sys.exit(2)

@@ -114,7 +114,7 @@ def guess(text, tables, most):
 
     Speculative decoding (arXiv 2211.17192), with a table in place of a small model. It changes no text (up to rounding): attention is causal,
     so behind right guesses stand the logits that one token at a time would give; from them each token is drawn with its own luck. So the
-    first draw that is not as guessed is right, too, and takes the guess's place; what was drawn behind it is dropped. The rounds of a vote
+    first draw that differs from its guess is valid, and replaces it; what was drawn behind it is dropped. The rounds of a vote
     repeat each other, and so do rules and endings: tiny/ writes 5 tokens of a text in a pass, and 5 of 6 guesses are right.
     """
     back, guessed, weak = text.prompt[-LONG:] + text.said[-LONG:], [], 0
@@ -141,7 +141,6 @@ class Engine:
         self.sampling = (temperature, top_k, top_p)
         self.limit = model.config.max_position_embeddings
         self.cache = KVCache(model.config, rows, model.dtype, model.device)
-        self.roles = None  # the role of each token as `lora.switch` knows it
         self.place, self.processes = crew()
 
     @torch.inference_mode()
@@ -153,7 +152,6 @@ class Engine:
         """
         conversations = list(conversations)
         outcomes = [Outcome() for _ in conversations]
-        self.roles = None  # somebody else may have switched the model's adapters meanwhile
         replies = {}       # owner -> the texts of its present request, None where one is still being written
         waiting = deque()  # texts that have no row yet
         writing = []       # writing[i] is in row i of the cache
@@ -212,7 +210,7 @@ class Engine:
                     if starts[i]:
                         self.cache.put(row + i, known(text)[1], starts[i])
                 new = [(i, text) for i, text in enumerate(group) if text.role not in kept[text.owner]]
-                if new or len(tails[0]) > 1:  # else only last tokens are unread, and `extend` feeds those (again) when their texts begin
+                if new or len(tails[0]) > 1:  # else only each prompt's last token is unread, and `extend` always begins with that one
                     self.feed(group, tails, starts, row)
                 for i, text in new:
                     first = kept[text.owner][text.role] = text.prompt, self.cache.take(row + i, len(text.prompt))
@@ -233,7 +231,7 @@ class Engine:
             luck = [x for text, tokens in zip(writing, fed) for x in text.luck[len(text.said):len(text.said) + len(tokens)]]
             ids, upto = likely(self.model.logits(hidden)[:, 0], *self.sampling)
             drawn = draw(ids, upto, torch.tensor(luck, device=ids.device)).tolist()
-            upto[:, 3:] = 1  # for `learn`, the four likeliest of each choice; the fourth stands for all behind it, so that any luck finds one
+            upto[:, 3:] = 1  # for `learn`, each choice's four likeliest; the fourth takes what is left of the probability, so any luck finds one
             choices = list(zip(ids[:, :4].tolist(), upto[:, :4].tolist()))
             at = 0
             for text, guessed in zip(writing, guesses):
@@ -251,7 +249,8 @@ class Engine:
                     last = writing.pop()  # rows stay packed: the last one moves to the empty place
                     if last is not text:
                         writing[row] = last
-                        self.cache.move(len(writing), row, len(last.prompt) + len(last.said) - 1)  # its latest token is not fed yet
+                        size = len(last.prompt) + len(last.said) - 1  # its latest token is not fed yet
+                        self.cache.put(row, self.cache.take(len(writing), size), size)
                     finish(text, cut=not ended)
 
         while True:
@@ -279,10 +278,7 @@ class Engine:
     def feed(self, texts, fed, starts, row=0):
         """Feed each text some tokens, lists of ids: they go into the cache's rows from `row` on, to the positions from `starts` on.
         Their hidden states, (N, 1, C)."""
-        roles = [text.role for text, tokens in zip(texts, fed) for _ in tokens]  # to the model, each token is a row of the batch
-        if roles != self.roles:
-            lora.switch(self.model, roles)
-            self.roles = roles
+        lora.switch(self.model, [text.role for text, tokens in zip(texts, fed) for _ in tokens])  # to the model, each token is a row of the batch
         ids = torch.tensor([token for tokens in fed for token in tokens], device=self.model.device)
         return self.model(ids[:, None], self.cache, starts, [len(tokens) for tokens in fed], row)
 
@@ -494,6 +490,8 @@ def main():
         parser.error("--plot draws what --study measures; give both.")
     if args.plot and not find_spec("matplotlib"):
         parser.error("--plot needs matplotlib; pip install matplotlib.")
+    if not (0 <= args.temperature < math.inf and args.top_k >= 0 and 0 < args.top_p <= 1):
+        parser.error("--temperature and --top-k must be at least 0, --top-p above 0 and at most 1.")
     for key in ("model", *lorid.ROLES):
         setattr(args, key, data.model_folder(getattr(args, key)))
     if args.ask is not None:
@@ -524,6 +522,11 @@ if __name__ == "__main__":
         main()
     except (ValueError, OSError) as error:
         print(f"infer.py: {error}", file=sys.stderr)
+        sys.exit(2)
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):  # a GPU's, a CPU's
+            raise
+        print("infer.py: the memory is full; give fewer --rows.", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -3,7 +3,7 @@
 Three adapters live on one base here. A layer stacks them along the rank, and a gate per row says which of them speaks:
 
     A = [A_ir; A_kg; A_dr]  (R, d_in)      B = [B_ir, B_kg, B_dr]  (d_out, R)      R = r_ir + r_kg + r_dr
-    y = W x + B (gate * (A x))             gate (R,): alpha/r in the columns of the row's adapter, 0 in all others
+    y = W x + B (gate * (A x))             gate (R,): alpha/r at the ranks of the row's adapter, 0 at all others
 
 So one frozen copy of W serves rows of all three roles in the same batch. Training one role is the same layer with one adapter.
 
@@ -64,12 +64,11 @@ class LoRALinear(nn.Module):
 
     def adapt(self, Wx, Ax):
         """W x (..., d_out), A x (..., R) -> y (..., d_out)"""
-        return Wx if self.gate is None else Wx + product(Ax * self.gate, self.B)
+        return Wx if self.gate is None else Wx + product(Ax * self.gate.to(Ax.dtype), self.B)
 
     def gate_of(self, name):
         """(R,): the scale at the ranks of that adapter, 0 elsewhere; name None, or an adapter this layer lacks: 0 everywhere."""
-        weight = self.B if self.base.weight is None else self.base.weight  # None: see `Fused`
-        gate = torch.zeros(self.B.shape[1], dtype=weight.dtype, device=weight.device)
+        gate = torch.zeros(self.B.shape[1], dtype=self.B.dtype, device=self.B.device)
         if name in self.parts:
             part, scale = self.parts[name]
             gate[part] = scale
@@ -98,21 +97,19 @@ def inject(model, targets, adapters, dropout=0.0):
     Raises ValueError for a target that no layer has, or if the model carries adapters already or is fused.
     """
     check_bare(model)
-    found = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear) and name.split(".")[-1] in targets]
-    if lost := set(targets) - {name.split(".")[-1] for name, _ in found}:
-        raise ValueError(f"no layer is called {' or '.join(sorted(lost))}; this model has {', '.join(linear_names(model))}.")
+    linears = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear)]
+    names = dict.fromkeys(name.split(".")[-1] for name, _ in linears)  # each once
+    if lost := set(targets) - names.keys():
+        raise ValueError(f"no layer is called {' or '.join(map(repr, sorted(lost)))}; this model has {', '.join(names)}.")
     model.requires_grad_(False)
     parameters = []
-    for name, linear in found:
+    for name, linear in linears:
+        if name.split(".")[-1] not in targets:
+            continue
         layer = LoRALinear(linear, adapters, dropout).train(linear.training)  # a new module would train, whatever its model does
         replace(model, name, layer)
         parameters += [layer.A, layer.B]
     return parameters
-
-
-def linear_names(model):
-    """The last names of all linear layers, each once: what can be a target."""
-    return list(dict.fromkeys(name.split(".")[-1] for name, m in model.named_modules() if isinstance(m, nn.Linear)))
 
 
 def replace(model, name, module):
@@ -129,7 +126,7 @@ def check_names(found, names):
 
 def switch(model, names):
     """Which adapter speaks: None, the bare base; a name, that one for all; a list of names, one per row of the batch (None: the base);
-    when texts are in a cache, each of their tokens is a row.
+    with a cache, a row is one token, not one text.
 
     Raises ValueError for a name that no layer has.
     """

@@ -322,9 +322,9 @@ class Verdict:
 def vote(question, rounds=20):
     """The paper's inference, as a generator: it yields requests [(role, prompt), ...] and is sent their texts, in that order.
 
-    It knows no model: infer.py drives hundreds of these at once, a test drives one with texts of its own.
+    It knows no model: infer.py drives many of these at once, a test drives one with texts of its own.
     Returns a Verdict. Should two answers meet in the same round, the one given more often in all is taken, then the earlier one.
-    If none ever meet, it is the majority of all answers, with `agreed` left empty to say so.
+    If none ever meet, it is the most frequent of all answers, with `agreed` left empty to say so.
     """
     intuitive, deep, said = Counter(), Counter(), {}  # said: how each answer was first written
     history = []

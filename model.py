@@ -95,6 +95,8 @@ def read_config(folder):
     if family == "llama" or (family == "qwen2" and not c.get("use_sliding_window")):
         window = None
     first = c.get("max_window_layers", 28) if family == "qwen2" else 0
+    if not isinstance(first, int):
+        raise ValueError(f"{path}: max_window_layers is {first!r}; it must be a whole number.")
     kinds = c.get("layer_types") or ["full_attention" if i < first else "sliding_attention" for i in range(L)]
     if not isinstance(kinds, list) or len(kinds) != L or not all(k in ("full_attention", "sliding_attention") for k in kinds):
         raise ValueError(f"{path}: layer_types must be a list of full_attention or sliding_attention, one for each of the {L} layers.")
@@ -207,9 +209,9 @@ class Attention(nn.Module):
     def forward(self, x, cos, sin, mask, past=None, layout=None):
         """x (B, T, C) -> (B, T, C); mask None for plain causal attention.
 
-        With past, this layer's keys and values in the cache, x is (N, 1, C), the next tokens of several texts, each a row of its own. layout: the
-        slice of the cache's rows they are in; of each token, (N,): its text, its number among that text's new tokens, and its position;
-        how many tokens each text has; S, how many positions of the cache to look at."""
+        With past, this layer's keys and values in the cache, x is (N, 1, C): the new tokens of several texts, each token a row. layout: rows, the
+        slice of the cache that holds these texts; text, nth, at, all (N,): each token's text, its index among that text's new tokens, its position;
+        lengths, how many new tokens each text has; S, how many positions of the cache to look at."""
         B, T, _ = x.shape
         qkv = self.qkv(x) if self.qkv is not None else (self.q_proj(x), self.k_proj(x), self.v_proj(x))
         q, k, v = (each.view(B, T, -1, self.D).transpose(1, 2) for each in qkv)  # (B, H, T, D), and twice (B, K, T, D)
@@ -316,12 +318,6 @@ class KVCache:
                 self.layers[i] = tuple(F.pad(cached, (0, 0, 0, more)) for cached in layer)
         return size
 
-    def move(self, source, target, size):
-        """Copy the first `size` positions of a row over those of another one."""
-        for layer in self.layers:
-            for cached in layer:
-                cached[target, :, :size] = cached[source, :, :size]
-
     def take(self, row, size):
         """A copy of the first `size` positions of a row."""
         return [tuple(cached[row, :, :size].clone() for cached in layer) for layer in self.layers]
@@ -364,13 +360,14 @@ class Decoder(nn.Module):
             ends = (starts + counts).tolist()                                        # how long each text will be
             text = torch.arange(len(starts)).repeat_interleave(counts)               # lengths (2, 3): 0 0 1 1 1
             nth = torch.arange(len(ids)) - (counts.cumsum(0) - counts)[text]         # and 0 1 0 1 2
-            S = cache.reserve(max(ends))
-            S = S if starts.any() else T  # whole texts: nothing older to look at
+            older, S = starts.any(), cache.reserve(max(ends))
+            S = S if older else T  # else they are whole texts
             text, nth, at, queries = (x.to(device) for x in (text, nth, starts[text] + nth, starts[:, None] + torch.arange(T)))  # queries (texts, T)
             layout = slice(row, row + len(starts)), text, nth, at, lengths, S
             at = at[:, None]  # (N, 1)
         else:
             T = S = ids.shape[1]
+            older = False
             at = queries = torch.arange(T, device=device)[None]  # (1, T)
         angles = at[:, None, :, None] * self.frequencies.to(device)  # (1, 1, T, D) or (N, 1, 1, D), float32 as cos and sin need
         x = self.model.embed_tokens(ids)
@@ -380,7 +377,7 @@ class Decoder(nn.Module):
         G = self.config.num_attention_heads // self.config.num_key_value_heads
         for window in set(self.config.windows):
             if not by_hand(T, device):  # torch's. Right padding needs no mask: a causal token never sees what stands to its right
-                needed = S > T or (window is not None and T > window)
+                needed = older or (window is not None and T > window)
                 masks[window] = causal_mask(queries, keys, window, x.dtype)[:, None] if needed else None  # (1 or texts, 1, T, S)
             elif cache and T > 1:  # `attend_each`
                 mask = causal_mask(at, keys, window, torch.promote_types(x.dtype, torch.float32)).repeat(1, G, 1)  # (N, G, S)

@@ -10,6 +10,7 @@ An adapter goes to out/<model>/<role>/, a folder that peft and vLLM read too.
 import argparse
 import json
 import math
+import os
 import random
 import sys
 import time
@@ -210,11 +211,14 @@ def train_role(role, rows, args):
     print(f"  plan       {steps} steps of {args.batch} examples, learning rate {args.lr:g}, seed {args.seed} "
           f"(ready in {time.time() - start:.1f} s)", flush=True)
 
+    folder = Path(args.out) / Path(args.model).resolve().name / role
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):  # better to hear it now than after the training
+        raise ValueError(f"{folder} cannot be made, {there} is no folder that may be written to; choose another --out.")
     if args.shard:
         parameters = shard(model, device)
     lora.switch(model, role)
     spent = fit(model, parameters, shuffled(train, args.batch, args.seed), steps, args)
-    folder = Path(args.out) / Path(args.model).resolve().name / role
     if not place:
         lora.save_adapter(model, role, folder, base=args.model, dropout=args.dropout)
     print(f"  trained in {spent:.0f} s, held-out loss {held_out_loss(model, valid, args.budget):.4f} per token")
@@ -363,6 +367,8 @@ def main():
         args = data.preset(parser, args.preset, PAPER)
     if not (0 <= args.dropout < 1 and 0 <= args.beta2 < 1):
         parser.error("--dropout and --beta2 must be at least 0 and below 1.")
+    if not (all(0 < x < math.inf for x in (args.alpha, args.epochs, args.clip)) and all(0 <= x < math.inf for x in (args.lr, args.warmup, args.weight_decay))):
+        parser.error("--alpha, --epochs and --clip must be above 0; --lr, --warmup and --weight-decay at least 0.")
     if args.shard and crew()[1] == 1:
         parser.error("--shard shares the base out among processes; start several: torchrun --nproc_per_node=2 train.py ...")
     if args.role == "base":  # read the flags again with pretraining's defaults; those given still count
@@ -383,6 +389,11 @@ if __name__ == "__main__":
         main()
     except (ValueError, OSError) as error:
         print(f"train.py: {error}", file=sys.stderr)
+        sys.exit(2)
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):  # a GPU's, a CPU's
+            raise
+        print("train.py: the memory is full; give a lower --budget.", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -442,6 +442,12 @@ def test_no_sentence_is_told_too_often(world, wide):
         assert len(met) > 150 and met.most_common(1)[0][1] <= 0.05 * len(rows), met.most_common(3)
 
 
+def test_more_problems_than_there_are_is_a_sentence():
+    """Stories of one line are few: by and by no new one comes up."""
+    with pytest.raises(ValueError, match=r"hardly more than [\d,]+ different problems for test; ask for fewer than 5,000\.$"):
+        data.toy(5000, "test", lengths=(1,))
+
+
 def test_splits_share_neither_problems_nor_questions(world):
     made = {split: {str((row["kinds"], row["numbers"])) for row in rows} for split, rows in world.items()}
     questions = {split: {row["question"] for row in rows} for split, rows in world.items()}
@@ -582,6 +588,12 @@ def test_a_row_that_lacks_what_a_role_needs_is_refused_by_its_place(lost, roles)
                     render(row, role, Plain())
             else:
                 assert render(row, role, Plain())[0]
+
+
+@pytest.mark.parametrize("role", ["ir", "dr"])
+def test_a_number_as_rationale_is_learnt_as_a_text(rows_of, role):
+    ids, mask = render(rows_of(GOOD | {"rationale": 5, "answer": 5})[0], role, Plain())
+    assert "".join(ids[mask.index(1):]) == "5\n--> 5 END>"
 
 
 def test_a_row_read_from_a_file_without_a_rationale_is_refused_too(rows_of):

@@ -485,6 +485,22 @@ def test_numbers_that_must_be_positive(flag, capsys, monkeypatch):
     assert stop.value.code == 2 and "not a whole number above 0" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("flag, value", [("--temperature", "-1"), ("--temperature", "nan"), ("--temperature", "inf"), ("--top-k", "-1"), ("--top-p", "0"), ("--top-p", "1.5"),
+                                         ("--top-p", "nan")])
+def test_numbers_that_no_sampling_can_use(flag, value, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["infer.py", flag, value])
+    with pytest.raises(SystemExit) as stop:
+        infer.main()
+    assert stop.value.code == 2 and flag in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_full_memory_is_a_sentence(folder):
+    """The cache of 10 million rows cannot be had under 8 GB of addresses."""
+    command = f"ulimit -v 8000000; exec {sys.executable} infer.py --model {folder} {' '.join(adapters(folder))} --rows 10000000 --limit 2"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, "infer.py: the memory is full; give fewer --rows.\n")
+
+
 def test_a_missing_adapter_names_the_command(folder, tmp_path):
     done = run("--model", str(folder), "--limit", "1", cwd=tmp_path)
     assert done.returncode == 2 and "python train.py --role ir" in done.stderr and done.stderr.count("\n") == 1

@@ -306,6 +306,18 @@ def test_cached_decoding_equals_the_whole_forward(make_base, either_attention, n
         assert close(said, whole[row, lengths[row]:lengths[row] + 36])
 
 
+@pytest.mark.parametrize("longest", [63, 64])
+@torch.no_grad()
+def test_a_whole_prompt_beside_one_whose_beginning_is_known(make_base, either_attention, longest):
+    """Also where the whole one, the longest, ends at the cache's last position: only the other looks back further than its own tokens."""
+    model = load_model(make_base()[0], dtype=torch.float32)
+    ids = some_ids(2, 64)
+    whole, cache = model.logits(model(ids)), dirty_cache(model, 2, 64)
+    feed(model, ids[1:], cache, [0], [5], row=1)
+    first, second = feed(model, ids, cache, [0, 5], [longest, 20])
+    assert close(first, whole[0, :longest]) and close(second, whole[1, 5:25])
+
+
 @pytest.mark.parametrize("name", WINDOWED)
 @torch.no_grad()
 def test_several_tokens_of_each_text_at_once_and_wrong_ones_taken_back(make_base, either_attention, name):
@@ -330,7 +342,7 @@ def test_a_moved_row_goes_on_as_before_and_a_freed_row_takes_a_new_prompt(make_b
     cache = dirty_cache(model, 3, 16)
     feed(model, ids[:3], cache, [0, 0, 0], [9, 4, 15])
     decode(model, ids[:3], cache, [9, 4, 15], 5)
-    cache.move(2, 0, 20)  # text 2 takes the place of text 0
+    cache.put(0, cache.take(2, 20), 20)  # text 2 takes the place of text 0
     feed(model, ids[3:], cache, [0], [11], row=2)  # and text 3 begins where it was
     steps = decode(model, ids[[2, 1, 3]], cache, [20, 9, 11], 15)
     for row, (text, at) in enumerate([(2, 20), (1, 9), (3, 11)]):
@@ -376,6 +388,7 @@ def refusal(call, *args, names=(), **kwargs):
     (dict(rope_parameters=LLAMA3 | {"factor": None}), "lacks factor"),
     (dict(rope_parameters=..., rope_scaling="linear"), "'linear'"), (dict(rope_parameters=[2.0]), "[2.0]"),
     (dict(rope_parameters=..., rope_scaling={"factor": 2.0}), "None"),
+    (dict(model_type="qwen2", max_window_layers=None), "max_window_layers is None"),
     (dict(layer_types=5), "layer_types"), (dict(layer_types=["full_attention"] * 2), "3 layers"),
     (dict(layer_types=["chunked_attention", "full_attention", "full_attention"]), "layer_types"), (dict(layer_types=[[]] * 3), "layer_types"),
 ], ids=str)

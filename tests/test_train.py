@@ -221,6 +221,21 @@ def test_shares_are_at_least_0_and_below_1(flag, value, tmp_path):
     assert done.returncode == 2 and "--dropout and --beta2 must be at least 0 and below 1" in done.stderr and not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("flag, value", [("--alpha", "0"), ("--alpha", "-1"), ("--epochs", "inf"), ("--epochs", "nan"), ("--clip", "0"), ("--lr", "-1"), ("--lr", "nan"),
+                                         ("--warmup", "nan"), ("--weight-decay", "nan")])
+def test_numbers_that_no_training_can_use(flag, value, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train.py", flag, value, "--out", str(tmp_path)])
+    with pytest.raises(SystemExit) as stop:
+        train.main()
+    assert stop.value.code == 2 and f"{flag}" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_place_where_nothing_can_be_saved_is_found_before_the_training(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = run("--role", "ir", "--steps", "1", "--examples", "40", "--out", str(tmp_path / "file" / "out"))
+    assert done.returncode == 2 and str(tmp_path / "file") in done.stderr and "step" not in done.stdout.split("plan")[1].split("\n", 1)[1]
+
+
 def test_sharing_out_needs_somebody_to_share_with(tmp_path):
     done = run("--role", "ir", "--shard", "--out", str(tmp_path / "out"))
     assert done.returncode == 2 and "torchrun" in done.stderr and not (tmp_path / "out").exists()

@@ -347,16 +347,18 @@ def split_of(row):
 
 def toy(n, split="train", seed=0, lengths=(1, 2, 3, 4, 5)):
     """n problems of the toy world, no two alike in kinds and numbers, none shared by two splits. The seed decides all."""
-    rng, rows, seen, misses = random.Random(f"{split} {seed}"), [], set(), 0
+    rng, rows, seen, known = random.Random(f"{split} {seed}"), [], set(), 0
     while len(rows) < n:
         row = story(rng, lengths[len(rows) % len(lengths)])
-        if row is None or split_of(row) != split or (key := str([row["kinds"], row["numbers"]])) in seen:
-            misses += 1
-            if misses == 50_000:
+        if row is None or split_of(row) != split:
+            continue
+        if (key := str([row["kinds"], row["numbers"]])) in seen:
+            known += 1
+            if known == 1000:  # in a row
                 raise ValueError(f"the toy world has hardly more than {len(rows):,} different problems for {split}; ask for fewer than {n:,}.")
             continue
         seen.add(key)
-        misses = 0
+        known = 0
         rows.append({"id": len(rows), **row})
     return rows
 
@@ -556,7 +558,7 @@ class Teacher:
 
     def request(self, row, rules=None):
         """(key, request): what the journal knows it by, and what to ask about a row. With rules, which copy from the question: to write them again."""
-        problem = f"{TEACHER}\nProblem: {row['question'].strip()}\nSolution: {str(row.get('rationale', '')).strip()}"
+        problem = f"{TEACHER}\nProblem: {row['question'].strip()}\nSolution: {row.get('rationale', '').strip()}"
         messages = [{"role": "user", "content": problem}]
         if rules:
             messages += [{"role": "assistant", "content": json.dumps({"knowledge": rules})},
@@ -756,7 +758,7 @@ def augment(args):
     teacher = Teacher(args.url, args.teacher, key, args.params, args.timeout)
     asked = [row for row in rows if args.teacher and not row["knowledge"]]
     for row in asked:
-        if not str(row.get("rationale", "")).strip():
+        if not row.get("rationale", "").strip():
             raise ValueError(f"{row['where']}: no \"rationale\" to show to the teacher.")
 
     if args.dry_run:

@@ -442,6 +442,7 @@ def test_no_sentence_is_told_too_often(world, wide):
         assert len(met) > 150 and met.most_common(1)[0][1] <= 0.05 * len(rows), met.most_common(3)
 
 
+@pytest.mark.slow
 def test_more_problems_than_there_are_is_a_sentence():
     """Stories of one line are few: by and by no new one comes up."""
     with pytest.raises(ValueError, match=r"hardly more than [\d,]+ different problems for test; ask for fewer than 5,000\.$"):

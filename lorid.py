@@ -1,30 +1,37 @@
-"""LoRID, the paper in plain Python (Li, Liu and Wang, IJCAI 2025, arXiv 2508.13037): who is asked what, and how they agree.
+"""LoRID (Li, Liu and Wang, IJCAI 2025, arXiv 2508.13037): who is asked what, and how they agree.
 
 One small student model plays three roles, each with a LoRA adapter of its own:
 
-    Intuitive Reasoner   (ir, System 1)   question              -> solution
-    Knowledge Generator  (kg)             question              -> general rules
-    Deep Reasoner        (dr)             question + rules      -> solution         kg then dr: System 2
+    Intuitive Reasoner   (ir, System 1)   question           -> solution
+    Knowledge Generator  (kg)             question           -> general rules
+    Deep Reasoner        (dr)             question + rules   -> solution     kg then dr: System 2
 
-In each round both systems solve the question once. The first answer that both have given, in whatever rounds, is accepted.
+In each round both systems solve the question once. The first answer that both have given, in
+whatever rounds, is accepted.
 
-    python lorid.py     plays one vote with written-down texts, so that you can read it before any model is loaded
+    python lorid.py     plays one vote with texts written in this file; no model is loaded
 """
 import argparse
 import re
 from collections import Counter, namedtuple
 from dataclasses import dataclass, field
-from fractions import Fraction
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The roles. These strings are what the paper's adapters were trained with: changing a letter changes their answers.
+from support.answers import canonical
+
+# -------------------------------------------------------------------------------------------------
+# The roles. The paper's adapters were trained with these strings: a changed letter changes answers.
 
 Role = namedtuple("Role", "title instruction input")
 ROLES = {
-    "ir": Role("Intuitive Reasoner", "Please answer this MATH question step by step.", "{question}"),
-    "kg": Role("Knowledge Generator", "Please output knowledge needed to solve the MATH question step by step.",
+    "ir": Role("Intuitive Reasoner",
+               "Please answer this MATH question step by step.",
+               "{question}"),
+    "kg": Role("Knowledge Generator",
+               "Please output knowledge needed to solve the MATH question step by step.",
                "Question: {question}\n\nKnowledge: "),
-    "dr": Role("Deep Reasoner", "Please reason step by step based on the given MATH question and knowledge, and output the final answer.",
+    "dr": Role("Deep Reasoner",
+               "Please reason step by step based on the given MATH question and knowledge,"
+               " and output the final answer.",
                "Question: {question}\n\nKnowledge: {knowledge}\n\nRationale: "),
 }
 
@@ -35,323 +42,81 @@ def prompt(role, question, knowledge=""):
     return r.instruction + "\n" + r.input.format(question=question, knowledge=knowledge)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Answers: where a solution states its own, and so what a role is taught to say
-
-STATED = [  # the first kind that occurs wins, and within it the last place; each takes time linear in the text, whatever it is
-    re.compile(r"^.*-->(.*?)(?:\bEND\b|$)", re.M),  # what we teach, see `target`
-    re.compile(r"^####(.*)\Z", re.M),               # GSM8K's own files; further up, #### begins a heading
-    re.compile(r"^A:(.*)\Z", re.M),                 # GSM8K's sample solutions
-    re.compile(r"^.*[Tt]he answer is:?(.*)", re.M),  # MetaMathQA
-]
-
-
-def extract_answer(text):
-    """The answer that a solution states, as it is written there; None if it states none (a text that was cut short, say).
-    If a box stands in or after that statement, the box counts: "The answer is clear. So it is \\boxed{5}." says 5.
-
-    >>> extract_answer("48/2 = 24\\n48+24 = 72\\n--> 72 END")
-    '72'
-    >>> extract_answer("So it is \\\\boxed{\\\\frac{1}{2}}.")
-    '\\\\frac{1}{2}'
-    """
-    text = text.rstrip()
-    for pattern in STATED:
-        found = [(place, place[1].strip().rstrip(" .")) for place in pattern.finditer(text)]
-        found = [(place, answer) for place, answer in found if answer]
-        if found:
-            place, answer = found[-1]  # END ends it; elsewhere a box may follow
-            return last_boxed(answer if place[0].endswith("END") else text[place.start(1):]) or answer
-    return last_boxed(text)
-
-
-def last_boxed(text):
-    """What stands in the last \\boxed{...}, braces matched; None if there is none, it never closes or is empty."""
-    _, box, rest = text.rpartition("\\boxed{")
-    depth = 1
-    for brace in re.finditer(r"(?<!\\)[{}]", rest) if box else ():  # \{ is for the reader, { for TeX
-        depth += 1 if brace[0] == "{" else -1
-        if depth == 0:
-            return rest[:brace.start()].strip() or None
-    return None
-
-
-def target(role, row):
-    """What a role is taught to say about a training row (a dict with rationale, answer, knowledge: a list of rules): the rules, or the
-    solution and its answer, which is added unless the solution states it."""
-    if role == "kg":
-        return "\n".join(row["knowledge"])
-    if extract_answer(row["rationale"]) == row["answer"]:
-        return row["rationale"]  # as MATH's do, in a box
-    return f"{row['rationale']}\n--> {row['answer']} END"
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# When two answers are the same: exact numbers and a tiny parser. On a first reading, read only the docstring of canonical(), at the end of
-# this section, and go on at "The vote".
-#
-# A number is a set of terms (powers, coefficient), powers a set of pairs (base, exponent): 5/2 + 3 sqrt(2) pi is
-# {({}, 5/2), ({(2, 1/2), ("pi", 1)}, 3)}. A base is a prime, -1 (whose root is i), "pi", "infty" or a whole bracket. The exponent of
-# an integer stays in [0, 1), so that sqrt(8) = 2^(3/2) becomes 2 * 2^(1/2); equal values are then equal sets.
-
-
-def number(*terms):
-    """The sum of terms (powers, coefficient), where a base may come twice. ValueError: it is too large, or has a root of i."""
-    total = Counter()
-    for powers, c in terms:
-        c, exponents = Fraction(c), Counter()
-        for base, e in powers:
-            exponents[base] += e
-        if exponents[-1].denominator % 2:  # (-1)^(1/3) is -1, the root that is real
-            exponents[-1] = exponents[-1].numerator
-        for base in exponents:
-            if isinstance(base, int):
-                whole, exponents[base] = divmod(exponents[base], 1)
-                c *= Fraction(base) ** whole
-        if exponents[-1] not in (0, Fraction(1, 2)):
-            raise ValueError("a root of i")
-        total[frozenset((base, e) for base, e in exponents.items() if e)] += c
-    if len(total) > 8 or any(bits(c) > 4000 for c in total.values()):
-        raise ValueError("too large")
-    return frozenset((powers, c) for powers, c in total.items() if c)
-
-
-def bits(c):
-    return c.numerator.bit_length() + c.denominator.bit_length()
-
-
-def fraction(a):
-    """The number a as a Fraction; None if there is a root, pi or a bracket in it."""
-    return None if any(powers for powers, _ in a) else sum((c for _, c in a), Fraction(0))
-
-
-def times(a, b):
-    return number(*(((*p, *q), x * y) for p, x in a for q, y in b))
-
-
-def power(a, e):
-    """The number a, of one term, to the power of a Fraction. ValueError: there are none or more terms, or the result is too large."""
-    [(powers, c)] = a
-    if e is None or abs(e) * bits(c) > 4000:
-        raise ValueError("too large, or no rational exponent")
-    if e.denominator > 1:
-        powers, c = [*powers, (-1, c < 0), *primes(abs(c.numerator), 1), *primes(c.denominator, -1)], Fraction(1)
-    return number(([(base, x * e) for base, x in powers], c ** int(e)))
-
-
-def primes(n, sign):
-    """The powers whose product is n, or 1/n. ValueError: finding them would take long."""
-    if n > 10**6:
-        raise ValueError("too large")
-    p = 2
-    while p * p <= n:
-        if n % p:
-            p += 1
-        else:
-            yield p, sign
-            n //= p
-    if n > 1:
-        yield n, sign
-
-
-CONSTANTS = {"pi": number(([("pi", 1)], 1)), "infty": number(([("infty", 1)], 1)), "i": number(([(-1, Fraction(1, 2))], 1))}
-
-# The parser. Each function takes what it can read from a stack of tokens, the next one last and below them all "", the end, and
-# returns a number. ValueError: this is not in the grammar.
-
-LONGEST = 250  # characters; a longer answer is a text
-TOKEN = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?|\.[0-9]+|sqrt(?:\[[2-9]\])?|[a-z]+|\\[{}\\]|\S)")
-CLOSERS = {"(": (")", "]"), "[": ("]", ")"), "{": ("}",), r"\{": (r"\}",), "begin": ("end",)}  # begin ... end is a matrix
-
-
-def take(tokens, *wanted):
-    return tokens.pop() if tokens[-1] in wanted else ""
-
-
-def listed(tokens):
-    """expression (separator expression)*, as a list with the separators in it. Of an equation only one side, but it must hold."""
-    parts = [expression(tokens)]
-    while separator := take(tokens, ",", ";", "&", r"\\", "="):
-        other = expression(tokens)
-        if separator != "=":
-            parts += [separator, other]
-        elif other != parts[-1]:
-            raise ValueError("not equal")
-    return parts
-
-
-def expression(tokens):
-    """[sign] product (sign product)*; a product is powers with *, / or nothing between them, read from left to right."""
-    products = []
-    while not products or tokens[-1] in ("+", "-"):
-        product, operator = number(((), take(tokens, "+", "-") + "1")), "*"
-        while operator:
-            factor = atom(tokens)
-            if take(tokens, "^"):
-                factor = power(factor, fraction(atom(tokens)))
-            product = times(product, power(factor, Fraction(-1)) if operator == "/" else factor)
-            operator = take(tokens, "*", "/") or tokens[-1] in CONSTANTS or tokens[-1][:4] in ("(", "frac", "sqrt")
-        products.append(product)
-    return number(*(term for product in products for term in product))
-
-
-def atom(tokens):
-    """3.5, \\pi, \\frac{1}{2}, \\sqrt[3]{2}, or a bracket: (3) is 3; (1,2), [1,2), \\{1,2\\} or a matrix is a base of its own."""
-    token = tokens.pop()
-    if "0" <= token[-1:] <= "9":
-        return number(((), token))
-    if token in CONSTANTS:
-        return CONSTANTS[token]
-    if token == "frac":
-        return times(atom(tokens), power(atom(tokens), Fraction(-1)))
-    if token[:4] == "sqrt":
-        return power(atom(tokens), Fraction(1, int(token[5:-1] or 2)))
-    if token not in CLOSERS:
-        raise ValueError("not in the grammar")
-    parts = listed(tokens)
-    close = take(tokens, *CLOSERS[token])
-    if not close:
-        raise ValueError("not closed")
-    if len(parts) == 1 and token + close in ("()", "{}"):
-        return parts[0]
-    return number(([(frozenset(parts[::2]) if close in ("}", r"\}") else (token, *parts, close), 1)], 1))
-
-
-# Before the parser. All texts are short here, so no pattern needs to be afraid of a hostile one.
-
-SYMBOLS = str.maketrans({"−": "-", "×": "*", "·": "*", "√": "sqrt ", "π": r"\pi ", "∞": r"\infty ", "±": r"\pm ", "∪": r"\cup "})
-SPELLINGS = [(re.compile(pattern), spelling) for pattern, spelling in [
-    (r"\\(?:text|math|mbox|hbox|operatorname)[a-z]*\s*\{([^{}]*)\}", r" \1 "),
-    (r"(?:,?\\!|\{,\}|(?<=[0-9])\\,)(?=[0-9]{3})|\\!", ""),                          # 1,\!000 and 1{,}000 and 1\,000
-    (r"\\?[$%£€]|°|\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degree", " "),
-    (r"~|(?<!\\)\\[,:; ()\[\]]|\\(?:left|right|quad|displaystyle)(?![a-z])", " "),  # layout
-    (r"\\[dtc]frac(?![a-z])", r"\\frac"),
-    (r"\\(?:times|cdot)(?![a-z])", "*"),
-    (r"\\([lgn])eq(?![a-z])", r"\\\1e"),                                             # \leq is \le
-    (r"\\(begin|end)\{[pb]matrix\}", r"\\\1 "),
-    (r"(?<=\{)\s+|\s+(?=[{}])", ""),
-    (r"(\\frac|\\sqrt)\s*([0-9])", r"\1{\2}"),                                       # \frac12 ...
-    (r"(?<!\\)\}\s*([0-9])", r"}{\1}"),                                              # ... and \frac{1}2
-    (r"(?<=[\^_])\s*(-?[0-9]+|[a-z])", r"{\1}"),                                     # x^2, 10^-3
-]]
-UNIT = re.compile(r"\s+(?!(?:pi|or|and|squared|cubed)\b|hundred|thousand|dozen|[a-z]*illion)(?:[cfghjlmsvw]|[a-z]{2,})(?![a-z])"
-                  r"[a-z./ ²³-]*(?:\^\{[0-9]\})?\s*$")  # 12 apples, 5 m/s, 3 cm^2; but 2 x may be a product
-NAME = re.compile(r"(^|[,;])\s*(\\?[a-z]+(?:_\{\w+\})?|[a-z]\([^()=]*\)|\([a-z](?:,\s*[a-z])*\))\s*(?:=|\\in(?![a-z]))")  # x_1, f(2), (x,y)
-MIXED = re.compile(r"(?<![0-9./])([0-9]+)(?:\s*\\frac\{([0-9]+)\}\{([0-9]+)\}|\s+([0-9]+)\s*/\s*([0-9]+))")
-THOUSANDS = re.compile(r"(?<![0-9.])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])")
-
-
-def value(text):
-    """The canonical form of a text in the grammar. ValueError: it is not."""
-    text = re.sub(r",?\s(?:or|and)\s|\\cup", ",", UNIT.sub("", text))
-    if len({name for _, name in NAME.findall(text)}) > 1:
-        raise ValueError("x = 1, y = 2 is no list of two values of one thing")
-    text = re.sub(r"([^,;]*)\\pm([^,;]*)", r"\1+\2,\1-\2", NAME.sub(r"\1", text))
-    if not re.search(r"[(\[]|\\\{", text):  # (100,200) is a point
-        text = THOUSANDS.sub(lambda match: match[0].replace(",", ""), text)
-    text = re.sub(r"\\([a-z])", r" \1", MIXED.sub(r"(\1+\2\4/\3\5)", text))
-    tokens = ["", *reversed(TOKEN.findall(text))]
-    if sum(token in CLOSERS or token[:4] in ("frac", "sqrt") for token in tokens) > 100:
-        raise ValueError("deeper, perhaps, than Python's own stack")
-    found = listed(tokens)[::2]
-    if tokens != [""]:
-        raise ValueError("something is left")
-    if len(found) > 1:
-        return frozenset(Counter(found).items())  # in any order, but as often
-    exact = fraction(found[0])
-    return found[0] if exact is None else exact
-
-
-def canonical(answer):
-    """What an answer is worth, as something hashable: two answers vote together, and one meets the gold answer, when these are equal.
-
-    A Fraction for a rational number, something opaque for what else the grammar knows, always exact, and a tidied text for the rest.
-    Nothing is ever evaluated, rounded or guessed, and no answer takes longer than some milliseconds.
-
-    numbers     1,000 = 1000.0; 0.5 = 1/2 = \\frac12; 1 1/2 = 3/2; \\sqrt8 = 2\\sqrt2; 2^3 = 8; 3/2 i = 1.5i; 1/2\\pi = \\pi/2; but 1/(1+\\sqrt2) is a text
-    dropped     money, degrees, and words after a number, whatever they say: $5 = 5 euros, 50 cents = 50, 5\\text{ cm}^2 = 5;
-                but 5 million, 5x, 3 feet 4 inches are texts
-    percent     dropped too, as GSM8K's graders do: 72% = 72, and 0.72 is neither
-    names       x = 5 is 5, x \\in [0,1] is [0,1], and 48+24 = 72 is 72; but 48+24 = 70 and x = 1, y = 2 are texts
-    lists       1 or 2 = 2, 1, in any order; 1 \\pm 2 = 3, -1; unions are lists, too
-    brackets    (1,2), [1,2), matrices: in order, with the brackets they have; there 100,200 are two numbers. The order of \\{1,2\\} is free
-    variables   make a text: 2x+3 is not 3+2x. If the question was to factor x^2-1, then (x-1)(x+1) is an answer and x^2-1 is none
-
-    >>> canonical("$1,000"), canonical("72%"), canonical("1 \\\\frac{1}{2}"), canonical("12 apples"), canonical("2X + 3.")
-    (Fraction(1000, 1), Fraction(72, 1), Fraction(3, 2), Fraction(12, 1), '2x+3')
-    >>> canonical("x = 2 \\\\pm \\\\sqrt{8}") == canonical("2 - 2\\\\sqrt2 or 2 + 4/\\\\sqrt 2")
-    True
-    """
-    text = str(answer).lower()
-    if len(text) > LONGEST:
-        return "".join(text.split())
-    text = text.translate(SYMBOLS)
-    for pattern, spelling in SPELLINGS:
-        text = pattern.sub(spelling, text)
-    text = text.strip().rstrip(".")
-    try:
-        return value(text)
-    except ValueError:
-        return re.sub(r"^\((\w)\)$", r"\1", "".join(text.split()))  # choice (C) is choice C
-
-
-def same_answer(a, b):
-    """72 = 72.0 = $72 = 72%, 1,000 = 1000, 0.5 = 1/2. None, the answer of a text that states none, equals nothing."""
-    return a is not None and b is not None and canonical(a) == canonical(b)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
+# -------------------------------------------------------------------------------------------------
 # The vote
 
-Round = namedtuple("Round", "intuitive knowledge deep")  # three texts: ir's solution, kg's rules, dr's solution
+Round = namedtuple("Round", "intuitive knowledge deep")  # texts: ir's solution, kg's rules, dr's
 
 
 @dataclass
 class Verdict:
-    """How a question ended. `answer` is None only if no text stated any."""
-    answer: str | None
-    agreed: list[str] = field(default_factory=list)  # what both gave; empty if they never agreed; two if two met in one round
+    """How a question ended."""
+    answer: str | None  # None only if no text stated any
+    agreed: list[str] = field(default_factory=list)  # what both systems gave, the best first
     rounds: list[Round] = field(default_factory=list)
 
     def right(self, gold, strict=False):
-        """Whether the question counts as solved. strict: as the paper counts; any agreed answer may be the right one, and
-        without agreement the question is lost."""
-        return any(same_answer(a, gold) for a in self.agreed) if strict else same_answer(self.answer, gold)
+        """Whether the question counts as solved. strict: as the paper counts; any agreed answer
+        may be the right one, and without agreement the question is lost."""
+        if strict:
+            return any(same_answer(answer, gold) for answer in self.agreed)
+        return same_answer(self.answer, gold)
 
 
 def vote(question, rounds=20):
-    """The paper's inference, as a generator: it yields requests [(role, prompt), ...] and is sent their texts, in that order.
+    """The paper's inference, a generator that knows no model: it yields requests, a list of
+    (role, prompt), is sent the list of their texts, and returns a Verdict (see `replay`).
 
-    It knows no model: infer.py drives many of these at once, a test drives one with texts of its own.
-    Returns a Verdict. Should two answers meet in the same round, the one given more often in all is taken, then the earlier one.
-    If none ever meet, it is the most frequent of all answers, with `agreed` left empty to say so.
+    Each round yields twice: ir and kg together, then dr with that round's knowledge.
+    `extract_answer` reads ir's and dr's answers; a text that states none counts nowhere and never
+    agrees. Answers with equal `canonical` forms are one answer, kept as it was first written, ir's
+    before dr's within a round.
+
+    All rounds' answers stay in: the vote ends after the first round by which both systems have
+    given some same answer, in one round or in two (dr in round 2, ir in round 5). One system that
+    agrees with itself ends nothing. After `rounds` rounds the vote ends in any case.
+
+    `agreed` holds all answers given by both, the one given more often (by both together, in all
+    rounds) first, of equally frequent ones the one written earlier; `answer` is the first of them.
+    Without agreement `agreed` is empty and `answer` is chosen likewise from all answers given, None
+    if there are none. `rounds` holds a Round for each round that was asked.
     """
-    intuitive, deep, said = Counter(), Counter(), {}  # said: how each answer was first written
-    history = []
+    intuitive, deep = Counter(), Counter()  # how often each system has given an answer
+    first_written, history = {}, []
     for _ in range(rounds):
         solution, knowledge = yield [("ir", prompt("ir", question)), ("kg", prompt("kg", question))]
         [deep_solution] = yield [("dr", prompt("dr", question, knowledge))]
         history.append(Round(solution, knowledge, deep_solution))
+
         for system, text in ((intuitive, solution), (deep, deep_solution)):
             if (answer := extract_answer(text)) is not None:
-                said.setdefault(canonical(answer), answer)
-                system[canonical(answer)] += 1
-        if intuitive.keys() & deep.keys():  # both sets keep growing: round 5's answer may meet one of round 2
+                key = canonical(answer)
+                first_written.setdefault(key, answer)
+                system[key] += 1
+
+        # both keep growing: ir's answer of round 5 may meet dr's of round 2
+        if intuitive.keys() & deep.keys():
             break
-    given = sorted(said, key=lambda a: -(intuitive[a] + deep[a]))  # a stable sort: ties stay in the order of speaking
-    agreed = [said[a] for a in given if a in intuitive and a in deep]
-    candidates = agreed or [said[a] for a in given]
+
+    # a stable sort: of answers given equally often, the one written earlier stays in front
+    ranked = sorted(first_written, key=lambda k: intuitive[k] + deep[k], reverse=True)
+    agreed = [first_written[k] for k in ranked if k in intuitive and k in deep]
+    candidates = agreed or [first_written[k] for k in ranked]
     return Verdict(candidates[0] if candidates else None, agreed, history)
 
 
+# -------------------------------------------------------------------------------------------------
+# What the vote is measured against: generators of the same kind
+
 def system1(question):
-    """The Intuitive Reasoner alone, asked once: the same kind of generator."""
+    """The Intuitive Reasoner alone, asked once."""
     [solution] = yield [("ir", prompt("ir", question))]
     return Verdict(extract_answer(solution), rounds=[Round(solution, None, None)])
 
 
 def system2(question, knowledge=None):
-    """Knowledge Generator, then Deep Reasoner, each asked once; only the Deep Reasoner where the knowledge is given."""
+    """Knowledge Generator, then Deep Reasoner, each asked once; only the Deep Reasoner where the
+    knowledge is given, be it empty."""
     if knowledge is None:
         [knowledge] = yield [("kg", prompt("kg", question))]
     [solution] = yield [("dr", prompt("dr", question, knowledge))]
@@ -359,15 +124,24 @@ def system2(question, knowledge=None):
 
 
 def self_consistency(question, k):
-    """What LoRID has to beat: the most frequent answer of k texts of the Intuitive Reasoner alone (arXiv 2203.11171)."""
+    """The majority of k texts of the Intuitive Reasoner alone (Wang et al., arXiv 2203.11171).
+
+    It yields once, a list of k equal requests. The verdict's `answer` is the one that most of the
+    texts state, as it was first written. Answers are equal if their `canonical` forms are; of
+    those given equally often the one written first wins; texts that state none do not count, and
+    if none does, `answer` is None. `agreed` stays empty; `rounds` holds a Round(text, None, None)
+    for each of the k texts.
+    """
     texts = yield [("ir", prompt("ir", question))] * k
     answers = [answer for answer in map(extract_answer, texts) if answer is not None]
-    given = Counter(map(canonical, answers))
-    return Verdict(max(answers, key=lambda a: given[canonical(a)], default=None), rounds=[Round(text, None, None) for text in texts])
+    count = Counter(map(canonical, answers))
+    majority = max(answers, key=lambda answer: count[canonical(answer)], default=None)
+    return Verdict(majority, rounds=[Round(text, None, None) for text in texts])
 
 
 def replay(conversation, texts):
-    """The verdict of a conversation that is sent these texts, in the order in which it asks for them."""
+    """The verdict of a conversation (one of the generators above) that is sent these texts, in
+    the order in which it asks for them. Texts may be left over."""
     texts = iter(texts)
     requests = next(conversation)  # runs it up to its first yield
     try:
@@ -377,23 +151,108 @@ def replay(conversation, texts):
         return end.value
 
 
-def transcript(number, round):
-    """One round of a vote, for a reader."""
-    lines = [f"Round {number}"]
-    for role, text in zip(ROLES, round):
-        lines += [f"  {ROLES[role].title}:"] + [f"    {line}" for line in text.splitlines()]
-    answers = [extract_answer(round.intuitive), extract_answer(round.deep)]
-    return "\n".join(lines + [f"  System 1 says {answers[0] or 'nothing'}, System 2 says {answers[1] or 'nothing'}."])
+# -------------------------------------------------------------------------------------------------
+# Where a solution states its answer, and so what a role is taught to write
+
+# The first form that occurs counts, and of it the last place. Each takes time linear in the text.
+FORMS = [
+    re.compile(r"^.*-->(.*?)(?:\bEND\b|$)", re.M),  # what we teach, see `target`
+    re.compile(r"^####(.*)\Z", re.M),  # GSM8K's own files; further up, #### begins a heading
+    re.compile(r"^A:(.*)\Z", re.M),  # GSM8K's sample solutions
+    re.compile(r"^.*[Tt]he answer is:?(.*)", re.M),  # MetaMathQA
+]
+
+
+def extract_answer(text):
+    r"""The answer that a solution states, as it is written there; None if it states none (a text
+    that was truncated, say).
+
+    It stands in one of FORMS, without the blanks around it and the dots at its end, else in the
+    last \boxed{...}. An empty statement is none. If a box stands in the statement, or after one
+    that no END closes, the last box counts: "The answer is clear: it is \boxed{5}." states 5.
+
+    >>> extract_answer("48/2 = 24\n--> 24 END\n48+24 = 72\n--> 72 END")
+    '72'
+    >>> extract_answer("So it is \\boxed{\\frac{1}{2}}.")
+    '\\frac{1}{2}'
+    >>> extract_answer("I do not know.")
+    """
+    text = text.rstrip()
+    for form in FORMS:
+        found = [(place, place[1].strip().rstrip(" .")) for place in form.finditer(text)]
+        found = [(place, answer) for place, answer in found if answer]
+        if found:
+            place, answer = found[-1]
+            closed = place[0].endswith("END")
+            return last_boxed(answer if closed else text[place.start(1):]) or answer
+    return last_boxed(text)
+
+
+def last_boxed(text):
+    r"""What stands in the last \boxed{...} of a text, without blanks around it; None if there is
+    no \boxed{ or the last one never closes or holds nothing but blanks.
+
+    Braces are matched, so that a box may hold \frac{1}{2}. A brace right after a backslash, \{ or
+    \}, is printed for the reader and takes no part in the matching. If one box stands in another,
+    the last is the one that opens last.
+
+    >>> last_boxed(r"\boxed{1}, no, \boxed{ \frac{1}{2} } since {x}")
+    '\\frac{1}{2}'
+    >>> last_boxed(r"\boxed{\{1, 2\}}")
+    '\\{1, 2\\}'
+    >>> last_boxed(r"\boxed{1}, no, \boxed{2"), last_boxed(r"\boxed{ }"), last_boxed(r"\boxed 2")
+    (None, None, None)
+    """
+    _, box, rest = text.rpartition("\\boxed{")
+    depth = 1
+    for brace in re.finditer(r"(?<!\\)[{}]", rest) if box else ():
+        depth += 1 if brace[0] == "{" else -1
+        if depth == 0:
+            return rest[:brace.start()].strip() or None
+    return None
+
+
+def target(role, row):
+    """What a role is taught to write about a training row (a dict with rationale, answer and
+    knowledge, a list of rules): kg the rules, a rule a line; ir and dr the solution, and its
+    answer in the form "--> 72 END" unless the solution states that answer already."""
+    if role == "kg":
+        return "\n".join(row["knowledge"])
+    if extract_answer(row["rationale"]) == row["answer"]:
+        return row["rationale"]  # as MATH's do, in a box
+    return f"{row['rationale']}\n--> {row['answer']} END"
+
+
+def same_answer(a, b):
+    """Whether two answers are equal: 72 = 72.0 = $72 = 72%, 1,000 = 1000, 0.5 = 1/2; the table in
+    support/answers.py says all. None, the answer of a text that states none, equals nothing."""
+    return a is not None and b is not None and canonical(a) == canonical(b)
+
+
+# -------------------------------------------------------------------------------------------------
+# A vote to read
+
+def transcript(t, texts):
+    """Round number t of a vote, a Round of three texts, for a reader."""
+    lines = [f"Round {t}"]
+    for role, text in zip(ROLES.values(), texts, strict=True):
+        lines += [f"  {role.title}:"] + [f"    {line}" for line in text.splitlines()]
+    first, second = (extract_answer(text) or "nothing" for text in (texts.intuitive, texts.deep))
+    return "\n".join(lines + [f"  System 1 says {first}, System 2 says {second}."])
 
 
 def main():
-    argparse.ArgumentParser(description="Plays a vote of two rounds, every text of it written in this file.").parse_args()
+    about = "Plays a vote of two rounds, every text of it written in this file."
+    argparse.ArgumentParser(description=about).parse_args()
+    question = ("Natalia sold 48 clips in April and half as many in May. "
+                "How many did she sell in both months?")
     half, whole = "48/2 = 24\n--> 24 END", "48/2 = 24\n48+24 = 72\n--> 72 END"
-    rule, rules = "Half of a number is the number divided by 2.", "Half of a number is the number divided by 2.\nA total is a sum."
-    question = "Natalia sold 48 clips in April and half as many in May. How many did she sell in both months?"
-    verdict = replay(vote(question), ["48+24 = 72\n--> 72 END", rule, half, half, rules, whole])
-    for number, round in enumerate(verdict.rounds, 1):
-        print(transcript(number, round))
+    rule = "Half of a number is the number divided by 2."
+    texts = ["48+24 = 72\n--> 72 END", rule, half,  # round 1: ir, kg, dr
+             half, rule + "\nA total is a sum.", whole]  # round 2
+    verdict = replay(vote(question), texts)
+    for t, played in enumerate(verdict.rounds, 1):
+        print(transcript(t, played))
     print(f"Given by both: {', '.join(verdict.agreed)}. Accepted: {verdict.answer}.")
 
 

@@ -1,146 +1,465 @@
-"""README.md against the code: commands, files and counts that it names."""
+"""README.md and docs/*.md against the code: the commands, files, names, figures and links in them.
+And the code against the limits of its design: who imports whom, lines, columns."""
+import argparse
+import ast
+import functools
+import importlib
 import json
 import re
+import shlex
 import subprocess
 import sys
+from itertools import pairwise
 
+import numpy
 import pytest
-
-import data
-import infer
 from conftest import ROOT
 from test_infer import assert_consistent
 
-README = (ROOT / "README.md").read_text()
-COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.S) for line in block.strip().splitlines()]
-CALLS = sorted({call.strip() for line in COMMANDS for call in line.split("&&") if call.strip().startswith("python ")})
+import data
+import infer
+import lorid
+import train
+from support.tokenizer import TEMPLATES
+from tiny import world
+
+PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+         for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+README, RESULTS = PAGES["README.md"], PAGES["docs/results.md"]
+MODELS = PAGES["docs/real-models.md"]
+
+CORE = ["lorid.py", "model.py", "lora.py", "data.py", "train.py", "infer.py"]
+SCRIPTS = sorted(path.relative_to(ROOT).as_posix()
+                 for folder in (ROOT, ROOT / "support", ROOT / "tiny", ROOT / "tests")
+                 for path in folder.glob("*.py")
+                 if not path.name.startswith(("__init__", "test_", "conftest")))
+STUDIES = {int(path.stem): json.loads(path.read_text())
+           for path in sorted((ROOT / "tiny" / "study").glob("*.json"))}
 
 
-def test_the_two_set_up_commands_are_there_to_the_letter():
-    assert "pip install -r requirements.txt && python train.py && python infer.py" in COMMANDS
+def flat(text):
+    """The text without its line breaks, so that a sentence can be looked for."""
+    return " ".join(text.split())
+
+
+def source(script):
+    return (ROOT / script).read_text(encoding="utf-8")
+
+
+# --------------------------------------------------------------------------------------------------
+# Commands
+
+
+def commands(page):
+    """The lines of a page's sh blocks; a block in a list is indented."""
+    blocks = re.findall(r"^ *```sh\n(.*?)^ *```$", page, re.M | re.S)
+    return [line.strip() for block in blocks for line in block.splitlines()]
+
+
+def code(page):
+    """What stands between single backticks in a page's text."""
+    return re.findall(r"`([^`]+)`", flat(re.sub(r"^ *```.*?^ *```$", "", page, flags=re.M | re.S)))
+
+
+def calls(line):
+    """The programs that a command line starts, as lists of words; behind > stands a file."""
+    for call in line.split("&&"):
+        yield shlex.split(call.partition(">")[0])
+
+
+CALLS = sorted({tuple(call) for page in PAGES.values()
+                for line in (*commands(page), *filter(re.compile("python ").match, code(page)))
+                for call in calls(line)})
+PYTHON = [call for call in CALLS if call[0] in ("python", "torchrun")]
+
+
+def test_the_set_up_commands_are_there_to_the_letter():
+    default = "pip install -r requirements.txt && python train.py && python infer.py"
     test = "pip install -r requirements.txt -r tests/requirements.txt && pytest"
-    assert test in COMMANDS
-    assert f"\n{test}\n" in (ROOT / ".ci" / "run").read_text()
+    assert {default, test} <= set(commands(README))
+    assert f"\n{test}\n" in source(".ci/run")
 
 
-@pytest.mark.parametrize("call", CALLS)
-def test_every_flag_in_a_command_exists(call):
-    """Each flag, and each value of a flag with choices, is in the script's own --help."""
-    _, script, *words = re.sub(r'"[^"]*"', "TEXT", call).split()
-    command = [w for w in words[:1] if script == "data.py"]
-    done = subprocess.run([sys.executable, script, *command, "--help"], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0
-    for flag in (w for w in words if w.startswith("--")):
-        assert re.search(rf"(?<![\w-]){flag}(?![\w-])", done.stdout), f"{script} has no {flag}"
+def test_commands_start_only_programs_that_are_checked_here():
+    assert {call[0] for call in CALLS} <= {"python", "torchrun", "pip", "pytest", "grep"}
+    assert len(PYTHON) > 25
+    needed = source("requirements.txt") + source("tests/requirements.txt")
+    for call in CALLS:
+        if call[0] == "pip":
+            assert call[1] == "install" and len(call) > 2
+            for before, word in pairwise(call[1:]):
+                if before == "-r":
+                    assert (ROOT / word).is_file()
+                elif word != "-r":  # a library that is optional here: the tests have it
+                    assert re.search(rf"^{word}\b", needed, re.M)
+
+
+def script_of(call):
+    """python [-m] SCRIPT ... or torchrun --flag=value SCRIPT ... -> (script, its words)."""
+    words = list(call[1:])
+    while call[0] == "torchrun" and words[0].startswith("-"):
+        assert re.fullmatch(r"--nproc_per_node=\d+", words.pop(0))
+    if words[0] == "-m":
+        return words[1].replace(".", "/") + ".py", words[2:]
+    return words[0], words[1:]
+
+
+@functools.cache
+def help_of(script, *subcommand):
+    """What the script says of its flags, started as a program."""
+    how = [script]
+    if script.startswith(("support/", "tiny/")):
+        how = ["-m", script[:-3].replace("/", ".")]
+    done = subprocess.run([sys.executable, *how, *subcommand, "--help"], cwd=ROOT,
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return flat(done.stdout)
+
+
+def name_of(script):
+    """The name by which a script is imported."""
+    return script[:-3].replace("tests/", "").replace("/", ".")
+
+
+class Parsed(Exception):
+    """Ends a script's main() when its flags have been read; holds them."""
+
+
+def parse(script, words, monkeypatch):
+    """The flags as the script's own parser reads them. It exits where it does not accept them."""
+    def parse_args(parser, plain=argparse.ArgumentParser.parse_args):
+        raise Parsed(plain(parser))
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
+    monkeypatch.setattr(sys, "argv", [script, *words])
+    with pytest.raises(Parsed) as end:
+        importlib.import_module(name_of(script)).main()
+    return end.value.args[0]
+
+
+@pytest.mark.parametrize("call", PYTHON, ids=" ".join)
+def test_every_command_exists(call, monkeypatch):
+    """The script, its flags in full, their values: its help shows them, its parser takes them."""
+    script, words = script_of(call)
+    assert script in SCRIPTS
+    parse(script, words, monkeypatch)
+    said = help_of(script, *[word for word in words[:1] if script == "data.py"])
+    for word in words:
+        if re.match("--?[a-z]", word):
+            assert re.search(rf"(?<![\w-]){word}(?![\w-])", said), f"{script} has no {word}"
     if "--role" in words:
-        assert re.search(rf"[{{,]{words[words.index('--role') + 1]}[,}}]", done.stdout)
+        role = words[words.index("--role") + 1]
+        assert re.search(rf"[{{,]{role}[,}}]", said)
+
+
+def test_flags_that_are_named_alone_exist():
+    """In a script's help, or in that of one of data.py's commands."""
+    commands = [("data.py", name) for name in ("show", "toy", "augment", "download")]
+    commands += [("infer.py",), ("train.py",), ("tests/bench.py",)]
+    said = "\n".join(help_of(*command) for command in commands)
+    named = {word for page in PAGES.values() for words in code(page)
+             for word in words.split() if word.startswith("--")} - {"-->"}
+    assert len(named) > 15
+    for flag in named:
+        assert re.search(rf"(?<![\w-]){flag}(?![\w-])", said), flag
+
+
+def test_pretraining_has_its_own_command():
+    assert ("python", "-m", "tiny.pretrain") in CALLS
+    assert not any("base" in call[call.index("--role"):][:2] for call in CALLS if "--role" in call)
+
+
+# --------------------------------------------------------------------------------------------------
+# Files, names and links
 
 
 def test_files_that_are_named_exist():
-    """Every script, and every file in the tour's table; and no script goes unmentioned."""
-    named = set(re.findall(r"`(?:python )?([a-z_]+\.py)\b", README)) | set(re.findall(r"python ([a-z_]+\.py)", README))
-    assert named == {path.name for path in ROOT.glob("*.py")}
-    tour = re.findall(r"^\| `(\w+\.py)`", README, re.M)
-    assert tour == ["lorid.py", "model.py", "lora.py", "data.py", "train.py", "infer.py"]
+    """Scripts and pages by their path, and whatever is said to lie in a folder of ours."""
+    for page, text in PAGES.items():
+        for word in re.findall(r"[\w./-]+", text):
+            ours = re.match(r"(support|tiny|tests|docs)/", word) or re.search(r"\w\.(py|md)$", word)
+            if ours and word != "docs/course.md":
+                near = (ROOT / page).parent / word  # in a link
+                assert (ROOT / word.rstrip(".")).exists() or near.exists(), f"{page}: {word}"
 
 
-def test_the_tour_reads_downwards():
-    """Each file imports only files that stand above it."""
-    tour = re.findall(r"^\| `(\w+)\.py`", README, re.M)
-    for i, name in enumerate(tour):
-        source = (ROOT / f"{name}.py").read_text()
-        for other in re.findall(r"^(?:import|from) (\w+)", source, re.M):
-            assert other not in tour or other in tour[:i], f"{name}.py imports {other}.py, which comes later"
+def test_every_script_is_mentioned():
+    """In the README, by its path; and the tour's table is of the core, in reading order."""
+    named = set(re.findall(r"(?<![\w/.-])((?:\w+/)*\w+\.py)\b", README))
+    modules = set(re.findall(r"python -m ([\w.]+)", README))
+    assert named | {name.replace(".", "/") + ".py" for name in modules} == set(SCRIPTS)
+    assert re.findall(r"^\| `(\w+\.py)`", README, re.M) == CORE
+    assert {path.name for path in ROOT.glob("*.py")} == set(CORE)
 
 
-def test_counts():
-    """What the README says of the toy world and the built-in base."""
-    assert f"{len({kind.name for kind in data.WORLD})} kinds of event" in README
-    assert f"{len(data.NAMES)} names, {len(data.THINGS)} things" in README
-    size = sum(p.stat().st_size for p in (ROOT / "tiny").iterdir()) / 1e6
-    assert f"({size:.1f} MB)" in README
-    from model import load_model
-    assert f"a Llama of {sum(p.numel() for p in load_model(ROOT / 'tiny').parameters()):,} parameters" in README
+def test_the_course_is_linked_as_soon_as_it_is_there():
+    written = (ROOT / "docs" / "course.md").is_file()
+    assert written == ("](docs/course.md" in README) == ("is being written" not in README)
 
 
-def tables(header):
-    """The rows, as lists of cells, of each table in the README with this header."""
-    return [[[cell.strip() for cell in row.strip("|").split("|")] for row in part.split("\n\n")[0].strip().splitlines()[1:]]
-            for part in README.split(header)[1:]]
+def test_names_that_are_said_to_be_in_a_file_are():
+    """`NAME` in `file.py`: a function, a class or a table of its top level."""
+    found = [pair for page in PAGES.values()
+             for pair in re.findall(r"`(\w+)` in `([\w/]+\.py)`", flat(page))]
+    assert len(found) >= 5
+    for name, script in found:
+        assert re.search(rf"^(?:def |class )?{name}\b", source(script), re.M), (name, script)
+
+
+def anchors(page):
+    """The anchors that GitHub gives to a page's headings."""
+    text = re.sub(r"^ *```.*?^ *```$", "", page, flags=re.M | re.S)
+    headings = re.findall(r"^#+ (.*)$", text, re.M)
+    return [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+
+
+def test_links_lead_somewhere():
+    """Between the pages, to their headings and pictures. Nothing else is linked but the web."""
+    links = [(page, *link.partition("#")[::2]) for page, text in PAGES.items()
+             for link in re.findall(r"\]\(([^)\s]+)\)", text) if not link.startswith("https://")]
+    assert len(links) > 20
+    for page, path, anchor in links:
+        target = ((ROOT / page).parent / path).resolve() if path else ROOT / page
+        assert target.is_file(), f"{page} links {path}"
+        if anchor:
+            assert anchor in anchors(target.read_text(encoding="utf-8")), f"{page}: #{anchor}"
+    for name in PAGES:
+        assert name == "README.md" or ("README.md", name, "") in links
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_headings_are_unique(page):
+    """Else an anchor would lead to the first of them."""
+    assert len(set(anchors(PAGES[page]))) == len(anchors(PAGES[page])) > 4
+
+
+# --------------------------------------------------------------------------------------------------
+# Tables and figures
+
+
+def tables(page, header):
+    """The rows, as lists of cells, of each table of a page whose header begins so."""
+    return [[[cell.strip() for cell in line.strip("|").split("|")]
+             for line in part.split("\n\n")[0].strip().splitlines()[2:]]
+            for part in ("\n\n" + page).split("\n\n" + header)[1:]
+            for part in ["|" + part]]
 
 
 def test_tables_are_whole():
     """As many cells in each row as in its header; a \\| is a character in a cell."""
-    tables = re.findall(r"(?:^\|.*\n)+", README, re.M)
-    assert len(tables) > 8
-    for table in tables:
-        counts = [len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()]
-        assert len(set(counts)) == 1, table
+    found = [table for page in PAGES.values() for table in re.findall(r"(?:^\|.*\n)+", page, re.M)]
+    assert len(found) > 10
+    for table in found:
+        header, dashes, *rows = table.splitlines()
+        assert rows and re.fullmatch(r"(\|-+)+\|", dashes), header
+        cells = [len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()]
+        assert len(set(cells)) == 1, header
 
 
-def test_the_first_table_is_of_the_form_that_infer_prints():
-    first = tables(infer.table([]).splitlines()[0])[0]
-    assert [row[0] for row in first] == ["IR alone, greedy", "KG -> DR alone, greedy", "LoRID"] and {len(row) for row in first} == {10}
+HEADER = infer.table([]).splitlines()[0]
 
 
-HELP = " ".join(subprocess.run([sys.executable, "infer.py", "--help"], capture_output=True, text=True, cwd=ROOT).stdout.split())
-STUDIES = {int(path.stem): json.loads(path.read_text()) for path in sorted((ROOT / "study").glob("*.json"))}
+def methods(seed):
+    return {line["method"]: line for line in STUDIES[seed]["methods"]}
+
+
+def test_the_first_table_is_what_infer_prints():
+    """Its three lines are seed 0's, but for the seconds; each column is explained before it."""
+    study = methods(0)
+    lines = [study["IR alone, greedy"], study["KG -> DR alone, greedy"],
+             study["LoRID, 20 rounds"] | {"method": "LoRID"}]
+    [first] = tables(README, HEADER)
+    [printed] = tables(infer.table(lines), HEADER)
+    assert [row[:-1] for row in first] == [row[:-1] for row in printed]
+    assert all(row[-1].isdigit() for row in first)
+    before = README.split(HEADER)[0]
+    for column in HEADER.strip("| ").split(" | "):
+        assert f"**{column}**" in before, column
+
+
+def test_the_conversation_is_a_vote(monkeypatch):
+    """Its texts, sent to `vote`, give its rounds and its end; its number of stickers is real."""
+    [call] = [call for call in CALLS if "--ask" in call]
+    block = re.search(r"^```\n(Round 1\n.*?)^```$", README, re.M | re.S)[1]
+    texts = [re.sub("^    ", "", text, flags=re.M).strip("\n") for text in
+             re.findall(r"^  (?:Intui|Know|Deep)[\w ]+:\n((?:    .*\n)+)", block, re.M)]
+    verdict = lorid.replay(lorid.vote(call[-1]), texts)
+    told = [lorid.transcript(t, r) for t, r in enumerate(verdict.rounds, 1)]
+    end = f"Both systems have said {verdict.answer} after 2 rounds. Answer: {verdict.answer}\n"
+    assert "\n".join([*told, end]) == block and verdict.agreed == ["48"]
+    assert f"it is {world.HOLDS['stickers']['crate']}," in README
 
 
 @pytest.mark.parametrize("seed", STUDIES)
-def test_the_stored_studies_are_consistent(seed):
+def test_the_stored_studies_are_consistent(seed, monkeypatch):
+    """And were made by infer.py as it is when it is told nothing, but for the seed."""
     assert_consistent(STUDIES[seed], 500, 20)
     about = STUDIES[seed]["about"]
-    assert about["seed"] == seed and about["data"] == "toy world (test)" and about["model"] == "tiny"
-    assert (ROOT / "study" / f"{seed}.png").read_bytes()[:4] == b"\x89PNG"
-    for key in ("temperature", "top_k", "top_p", "max_new"):  # what infer.py does when it is told nothing
+    assert about["seed"] == seed and about["model"] == "tiny"
+    assert about["data"] == "toy world (test)"
+    assert (ROOT / "tiny" / "study" / f"{seed}.png").read_bytes()[:4] == b"\x89PNG"
+    defaults = vars(parse("infer.py", [], monkeypatch))
+    for key in ("rounds", "strict", "temperature", "top_k", "top_p", "max_new_tokens"):
+        assert about[key] == defaults[key], key
+    for key in ("temperature", "top_k", "top_p", "max_new_tokens"):  # and so its help says
         flag = "--" + key.replace("_", "-")
-        assert re.search(rf"{flag} [A-Z_]+ .*?\(default: {re.escape(str(about[key]))}[),]", HELP), (key, about[key])
+        default = re.escape(f"(default: {about[key]}")
+        assert re.search(rf"{flag}\b[^-]* [A-Z_]+ .*?{default}[),]", help_of("infer.py")), key
 
 
-def test_the_readme_tells_the_studies_as_they_are_stored():
-    """The whole table of seed 0, and of each seed what the claim is about."""
-    assert infer.table(STUDIES[0]["methods"]) in README
-    told = {row[0]: row[1:] for row in tables("| seed |")[0] if row[0].isdigit()}
-    assert list(told) == [str(seed) for seed in STUDIES] and 0 in STUDIES
-    for seed, study in STUDIES.items():
-        lines = {line["method"]: line for line in study["methods"]}
-        ir, kgdr, gold, lorid = (lines[name]["accuracy"] for name in (
-            "IR alone, greedy", "KG -> DR alone, greedy", "DR with the teacher's knowledge, greedy", "LoRID, 20 rounds"))
-        alone = study["curves"]["self-consistency"]
-        assert told[str(seed)] == [*(f"{x:.1%}" for x in (ir, kgdr, gold)), f"{alone[-1]['accuracy']:.1%} (k = {len(alone)})",
-                                   f"{lorid:.1%}", f"{100 * (lorid - max(ir, kgdr)):+.1f}", f"{100 * (lorid - alone[-1]['accuracy']):+.1f}"]
+def test_the_stored_studies_have_the_keys_that_infer_writes():
+    keys = {"method", "accuracy", "low", "high", "rounds", "texts", "tokens", "truncated", "unread",
+            "seconds"}
+    for study in STUDIES.values():
+        for line in (*study["methods"], *study["curves"]["LoRID"],
+                     *study["curves"]["self-consistency"]):
+            vote = {"agreed", "accuracy_when_agreed"} if "LoRID" in line["method"] else set()
+            assert line.keys() == keys | vote
+
+
+SINGLE = ("IR alone, greedy", "KG -> DR alone, greedy", "DR without knowledge, greedy",
+          "DR with the teacher's knowledge, greedy")
+
+
+def figures(seed):
+    """(IR, KG -> DR, DR without rules, with the teacher's, self-consistency, LoRID, its texts)."""
+    lines, alone = methods(seed), STUDIES[seed]["curves"]["self-consistency"][-1]
+    vote = lines["LoRID, 20 rounds"]
+    return (*(lines[name]["accuracy"] for name in SINGLE), alone["accuracy"], vote["accuracy"],
+            vote["texts"])
+
+
+def test_the_pages_tell_the_studies_as_they_are_stored():
+    """The whole table of seed 0, its settings, and of each seed what the claim is about."""
+    assert infer.table(STUDIES[0]["methods"]) in RESULTS
+    settings = (f"{key.replace('_', '-')} {value}" for key, value in STUDIES[0]["about"].items())
+    assert f"\n({', '.join(settings)})\n" in RESULTS
+    short, whole = (tables(page, "| seed |")[0] for page in (README, RESULTS))
+    assert [row[0] for row in short] == [row[0] for row in whole] == [str(seed) for seed in STUDIES]
+    for seed, (_, *brief), (_, *row) in zip(STUDIES, short, whole, strict=True):
+        ir, kgdr, _, told, alone, vote, _ = figures(seed)
+        k = len(STUDIES[seed]["curves"]["self-consistency"])
+        assert brief == [f"{x:.1%}" for x in (ir, kgdr, alone, vote)]
+        assert row == [*(f"{x:.1%}" for x in (ir, kgdr, told)), f"{alone:.1%} (k = {k})",
+                       f"{vote:.1%}", f"{100 * (vote - max(ir, kgdr)):+.1f}",
+                       f"{100 * (vote - alone):+.1f}"]
+
+
+def test_what_the_sentences_say_of_the_studies_follows_from_them():
+    ir, kgdr, blind, told, alone, vote, texts = numpy.transpose([*map(figures, STUDIES)])
+    gains, over, near = vote - numpy.maximum(ir, kgdr), vote - alone, alone - ir
+
+    def span(differences, form):
+        return f"{100 * min(differences):{form}} to {100 * max(differences):{form}}"
+
+    assert (f"{span(gains, '.1f')} points above the better system alone, and "
+            f"{span(over, '.1f')} above self-consistency, for {min(texts):.0f} to {max(texts):.0f} "
+            "texts a question" in flat(README))
+    assert (f"{span(gains, '.1f')} points over the better system alone, {span(over, '.1f')} over "
+            f"self-consistency. That one is within {span(near, '+.1f')} points of greedy IR"
+            in flat(RESULTS))
+    assert (f"The vote ({vote[0]:.0%}) comes near what the Deep Reasoner solves if it is told the "
+            f"right rules ({100 * min(told):.0f} to {max(told):.0%}; without rules "
+            f"{100 * min(blind):.0f} to {max(blind):.0%})" in flat(RESULTS))
+    first = methods(0)["LoRID, 1 round"]
+    assert (f"{first['agreed']:.1%} are agreed upon in the first round, and "
+            f"{first['accuracy_when_agreed']:.1%} of these answers are right" in flat(RESULTS))
+
+
+def test_the_choices_follow_from_their_table():
+    """What 2,000 and 4,000 examples give, and what the temperature was chosen by."""
+    [rows] = tables(RESULTS, "| `--examples` |")
+    for _, ir, kgdr, vote, gain in rows:
+        better = max(float(x.strip("%")) for x in (ir, kgdr))
+        assert f"{float(vote.strip('%')) - better:+.1f}" == gain
+    assert len(rows) == 2 and f"LoRID solved {rows[0][3]} at 0.6" in RESULTS
+    assert [row[0] for row in rows] == ["2000", "4000"]
+
+
+def test_counts():
+    """What the pages say of the toy world and the built-in base."""
+    assert f"{len({kind.name for kind in world.WORLD})} kinds of event" in flat(RESULTS)
+    assert f"{len(world.NAMES)} names, {len(world.THINGS)} things" in flat(RESULTS)
+    holds = sum(map(len, world.HOLDS.values()))
+    assert f"(`HOLDS` in `tiny/world.py`, {holds} numbers)" in flat(RESULTS)
+    names = ("config.json", "model.safetensors", "tokenizer.json")
+    size = sum((ROOT / "tiny" / name).stat().st_size for name in names) / 1e6
+    assert f"({size:.1f} MB)" in RESULTS
+    from model import load_model
+    parameters = sum(p.numel() for p in load_model(ROOT / "tiny").parameters())
+    assert f"a Llama of {parameters:,} parameters" in RESULTS
 
 
 def test_toy_examples_are_real():
-    """Every problem in the README's table is one that the generator makes, with its rules, lines and answer."""
-    rows = re.findall(r"^\| (.+?\?) \| (.+?) \| (.+?) \| (\d+) \|$", README, re.M)
-    assert len(rows) >= 3
-    made = {r["question"]: r for r in data.toy(300)}
+    """Each problem in the table is one that the generator makes, with rules, lines and answer."""
+    rows = re.findall(r"^\| (.+?\?) \| (.+?) \| (.+?) \| (\d+) \|$", RESULTS, re.M)
+    assert len(rows) == 5
+    made = {r["question"]: r for r in world.toy(300)}
     for question, rules, lines, answer in rows:
         row = made[question]
-        assert rules.split("<br>") == row["knowledge"] and lines.replace("\\*", "*").split("<br>") == row["rationale"].split("\n") and answer == row["answer"]
+        assert rules.split("<br>") == row["knowledge"] and answer == row["answer"]
+        assert lines.replace("\\*", "*").split("<br>") == row["rationale"].split("\n")
+
+
+def test_problems_with_packs_and_without_make_up_the_study():
+    """Counted as the page's grep does. A greedy text does not depend on which other questions are
+    asked: what is right in the two halves is what is right in the whole."""
+    packs = sum(bool(re.search(" holds [0-9]", json.dumps(row))) for row in world.toy(500, "test"))
+    [rows] = tables(RESULTS, "| problems |")
+    assert [row[:2] for row in rows] == [["with such a number", f"{packs}"],
+                                         ["without", f"{500 - packs}"]]
+    right = [[round(float(cell.strip("%")) * int(row[1]) / 100) for cell in row[2:6]]
+             for row in rows]
+    for row, counts in zip(rows, right, strict=True):
+        assert row[2:6] == [f"{n / int(row[1]):.1%}" for n in counts]
+    whole = [methods(0)[name]["accuracy"] for name in SINGLE]
+    assert [sum(counts) / 500 for counts in zip(*right, strict=True)] == pytest.approx(whole)
+    gains = [float(row[7].strip("%")) - max(float(cell.strip("%")) for cell in row[2:4])
+             for row in rows]
+    assert [row[8] for row in rows] == [f"{gain:+.1f}" for gain in gains]
+    assert (f"On the {packs} problems with such a number the vote gains {gains[0]:.1f} points over "
+            f"the better system alone, on the {500 - packs} without {gains[1]:.1f};"
+            in flat(README))
+    assert "Half of the problems need a number" in flat(README) and abs(packs - 250) < 5
 
 
 def test_the_estimates_follow_from_what_is_said_beside_them():
     """Memory and hours from the parameters, by the operations and bytes that the text names."""
-    rows = tables("| base | parameters | an adapter | memory, before activations | hours of an A100 for ir |")[0]
+    said = flat(MODELS)
+    for words in ("4 operations per parameter of the base", "6 per parameter of the adapter",
+                  "parameter takes 16 bytes", "a base's 2", "about 490 million tokens",
+                  "at 40% of the A100's 312 TFLOP/s"):
+        assert words in said
+    [rows] = tables(MODELS, "| base | parameters |")
     assert len(rows) == 5
     for _, base, adapter, memory, hours in rows:
         N, A = 1e9 * float(base.split()[0]), 1e6 * float(adapter.split()[0])
-        assert memory == f"{(2 * N + 16 * A) / 1e9:.0f} GB" and hours == f"{490e6 * (4 * N + 6 * A) / (0.4 * 312e12) / 3600:.0f}"
+        assert memory == f"{(2 * N + 16 * A) / 1e9:.0f} GB"
+        assert hours == f"{490e6 * (4 * N + 6 * A) / (0.4 * 312e12) / 3600:.0f}"
 
 
 def test_the_names_in_the_tables_are_those_of_the_code():
-    from model import TEMPLATES
-    assert re.findall(r"^\| `(\w+)` \| ", README.split("### Downloads")[0].split("| template |")[1], re.M) == list(TEMPLATES)
+    listed = MODELS.split("| template |")[1].split("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)` \| ", listed, re.M) == list(TEMPLATES)
     for name in data.SETS:
-        assert f"`{name}`" in README or f"data.py download {name}\n" in README
+        assert f"`{name}`" in MODELS or f"data.py download {name}\n" in MODELS
+
+
+def test_the_papers_values_are_those_of_the_presets():
+    t, i = train.PAPER, infer.PAPER
+    lr = f"{t['lr']:g}".replace("e-0", "e-")
+    targets = t["targets"].replace(",", " and ")
+    assert (f"rank {t['rank']} and alpha {t['alpha']:g} on {targets}, dropout {t['dropout']}, "
+            f"{t['epochs']:g} epochs of {t['batch']} examples a step, learning rate {lr}, cosine, "
+            f"warm-up {t['warmup']:.0%}, AdamW's beta2 {t['beta2']}, {t['dtype']}; in infer.py "
+            f"{i['rounds']} rounds, temperature {i['temperature']}, top-k {i['top_k']}, "
+            f"top-p {i['top_p']}, {i['max_new_tokens']:,} tokens a text" in flat(MODELS))
 
 
 def test_no_machine_paths_and_no_strange_weights():
     """Nothing of the machine it was written on, no weights but our own."""
-    tracked = subprocess.run(["git", "ls-files"], capture_output=True, text=True, cwd=ROOT).stdout.split()
+    done = subprocess.run(["git", "ls-files"], capture_output=True, text=True, cwd=ROOT)
+    tracked = done.stdout.split()
     if not tracked:
         pytest.skip("not a git checkout")
     for name in tracked:
@@ -150,3 +469,128 @@ def test_no_machine_paths_and_no_strange_weights():
             assert name == "tiny/model.safetensors"
         elif path.is_file() and path.suffix != ".png":
             assert "/".join(["", "work", ""]) not in path.read_text(encoding="utf-8"), name
+
+
+# --------------------------------------------------------------------------------------------------
+# The design: who imports whom, how long a file, a function and a line may be
+
+# Each file may import those above it ...
+ORDER = ["support/answers.py", "lorid.py", "tiny/world.py", "support/distributed.py",
+         "support/cli.py", "support/checks.py", "model.py", "support/tokenizer.py",
+         "support/plots.py", "lora.py", "support/replies.py", "support/augment.py",
+         "support/sets.py", "data.py", "train.py", "support/fused.py", "support/engine.py",
+         "infer.py", "tiny/pretrain.py"]
+# ... and of the workshop, a core file only what is named here: anywhere, or only in functions
+WORKSHOP = {"lorid.py": ({"support.answers"}, set()),
+            "model.py": ({"support.checks", "support.cli", "support.distributed"},
+                         {"support.tokenizer"}),
+            "lora.py": ({"support.checks", "support.cli"}, set()),
+            "data.py": ({"support.augment", "support.cli", "support.replies", "support.sets",
+                         "tiny.world"}, {"support.tokenizer"}),
+            "train.py": ({"support.cli", "support.distributed", "support.tokenizer"}, set()),
+            "infer.py": ({"support.cli", "support.distributed", "support.engine", "support.fused",
+                          "support.plots", "support.tokenizer"}, set())}
+
+
+def imports(script):
+    """(module of ours, the function it is imported in or None) of each import in a script."""
+    names = {name_of(other) for other in SCRIPTS}
+    found = []
+
+    def visit(node, function):
+        if isinstance(node, ast.Import):
+            found.extend((alias.name, function) for alias in node.names)
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{script} imports relatively"
+            within = [f"{node.module}.{alias.name}" for alias in node.names]
+            submodules = [name for name in within if name in names]  # from tiny import world
+            found.extend((name, function) for name in submodules or [node.module])
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            function = function or node.name
+        for child in ast.iter_child_nodes(node):
+            visit(child, function)
+
+    visit(ast.parse(source(script)), None)
+    ours = {"support", "tiny", "tests"} | {name.split(".")[0] for name in names}
+    return [(name, function) for name, function in found if name.split(".")[0] in ours]
+
+
+@pytest.mark.parametrize("script", ORDER)
+def test_files_read_downwards(script):
+    """Each file imports only files that stand above it, so nothing is used before it was read.
+    One exception: `python model.py FOLDER` shows what the tokenizer does, in its main()."""
+    above = {name_of(other) for other in ORDER[:ORDER.index(script)]}
+    for name, function in imports(script):
+        exception = (script, name, function) == ("model.py", "support.tokenizer", "main")
+        assert name in above or exception, f"{script} imports {name}, which comes later"
+
+
+def test_each_file_has_its_place():
+    assert {script for script in SCRIPTS if not script.startswith("tests/")} == set(ORDER)
+    assert [script for script in ORDER if script in CORE] == CORE == list(WORKSHOP)
+    assert imports("tiny/world.py") == imports("support/answers.py") == []
+
+
+@pytest.mark.parametrize("script", WORKSHOP)
+def test_core_files_import_no_more_of_the_workshop_than_they_may(script):
+    at_the_top, in_functions = WORKSHOP[script]
+    core = {name_of(other) for other in CORE}
+    for name, function in imports(script):
+        allowed = at_the_top | in_functions if function else at_the_top
+        assert name in allowed or name in core, f"{script} imports {name}"
+        if script == "data.py" and not function:  # it starts without torch, which model.py brings
+            assert name in at_the_top | {"lorid"}
+
+
+@pytest.mark.parametrize("script", ["model.py", "lora.py"])
+def test_model_and_lora_know_nothing_of_the_engine(script):
+    engine = {"pack", "packed", "fuse", "fused", "unfused", "draft", "drafts", "cache", "kvcache",
+              "guess", "slot", "slots", "prefill"}
+    for node in ast.walk(ast.parse(source(script))):
+        for key in ("id", "attr", "arg", "name"):
+            name = getattr(node, key, None) or ""
+            assert not engine & set(name.lower().split("_")), f"{script}:{node.lineno}: {name}"
+
+
+LIMITS = {"lorid.py": 260, "model.py": 540, "lora.py": 430, "data.py": 480, "train.py": 330,
+          "infer.py": 400, "support/engine.py": 460, "support/tokenizer.py": 350,
+          "support/answers.py": 280}
+
+
+@pytest.mark.parametrize("script", LIMITS)
+def test_files_are_short(script):
+    lines = len(source(script).splitlines())
+    assert lines <= LIMITS[script]
+
+
+def test_the_miniature_is_short():
+    lines = [len(source(s).splitlines()) for s in SCRIPTS if s.startswith("tiny/")]
+    assert len(lines) == 2 and sum(lines) <= 600
+
+
+def test_the_readme_is_short():
+    lines, words = len(README.splitlines()), len(README.split())
+    assert lines <= 200 and words <= 1600
+
+
+def functions(script):
+    return [node for node in ast.walk(ast.parse(source(script)))
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+
+
+def test_no_function_of_the_engine_is_longer_than_a_screen():
+    long = [f"{node.name}: {lines} lines" for node in functions("support/engine.py")
+            if (lines := node.end_lineno - node.lineno + 1) > 40]
+    assert not long
+
+
+@pytest.mark.parametrize("script", sorted(path.relative_to(ROOT).as_posix() for folder in
+                                          ("", "support", "tiny", "tests")
+                                          for path in (ROOT / folder).glob("*.py")))
+def test_lines_are_short(script):
+    """At most 100 columns, but for the tables of sentences in tiny/world.py."""
+    wide = [i for i, line in enumerate(source(script).splitlines(), 1) if len(line) > 100]
+    if script == "tiny/world.py":
+        bodies = [range(node.lineno, node.end_lineno + 1) for node in functions(script)]
+        wide = [i for i in wide if any(i in body for body in bodies)]
+    assert not wide, f"{script}: lines {wide}"

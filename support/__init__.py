@@ -1,0 +1,1 @@
+"""The workshop: what exists for speed or for rare inputs, read when needed."""

@@ -1,0 +1,277 @@
+r"""When two answers are the same: canonical(answer) says, exactly, what an answer is worth.
+
+Two answers vote together, and one meets the gold answer, where their canonical forms are equal.
+The form is a Fraction for a rational number, something opaque (but hashable) for whatever else
+the grammar below knows, and a tidied text for the rest. Nothing is evaluated, rounded or
+guessed, and no answer takes longer than some milliseconds: a grader that hands a model's text
+to eval or sympy runs what stands there, and never comes back from 9**9**9**9.
+
+    numbers     1,000 = 1000.0; 0.5 = 1/2 = \frac12; 1 1/2 = 3/2; \sqrt8 = 2\sqrt2; 2^3 = 8;
+                3/2 i = 1.5i; 1/2\pi = \pi/2; but 1/(1+\sqrt2) is a text
+    dropped     money, degrees, and words after a number, whatever they say: $5 = 5 euros,
+                50 cents = 50, 5\text{ cm}^2 = 5; but 5 million, 5x, 3 feet 4 inches are texts
+    percent     dropped too, as GSM8K's graders do: 72% = 72, and 0.72 is neither
+    names       x = 5 is 5, x \in [0,1] is [0,1], and 48+24 = 72 is 72;
+                but 48+24 = 70 and x = 1, y = 2 are texts
+    lists       1 or 2 = 2, 1, in any order; 1 \pm 2 = 3, -1; unions are lists, too
+    brackets    (1,2), [1,2), matrices: in order, with the brackets they have; a comma in there
+                separates, so that (100,200) is a point. The order of \{1,2\} is free
+    variables   make a text: 2x+3 is not 3+2x. If the question was to factor x^2-1, then
+                (x-1)(x+1) is an answer and x^2-1 is none
+
+How: SPELLINGS make one way of writing of many, and a small parser turns the result into exact
+numbers. A number is a set of terms (powers, coefficient), powers a set of pairs (base, exponent):
+
+    5/2 + 3 sqrt(2) pi    is    {({}, 5/2), ({(2, 1/2), ("pi", 1)}, 3)}
+
+A base is a prime, -1 (whose root is i), "pi", "infty" or a whole bracket. The exponent of an
+integer stays in [0, 1), so that sqrt(8) = 2^(3/2) becomes 2 * 2^(1/2): equal values are equal sets.
+"""
+import re
+from collections import Counter
+from fractions import Fraction
+
+# -------------------------------------------------------------------------------------------------
+# Exact numbers. Each function raises ValueError where a result would be too large to be an answer.
+
+
+def bits(c):
+    return c.numerator.bit_length() + c.denominator.bit_length()
+
+
+def number(*terms):
+    """The sum of terms (powers, coefficient), in which a base may come twice.
+
+    ValueError: it is too large, or has a root of i.
+    """
+    total = Counter()
+    for powers, c in terms:
+        c, exponents = Fraction(c), Counter()
+        for base, e in powers:
+            exponents[base] += e
+        # (-1)^(1/3) is -1, the root that is real
+        if exponents[-1].denominator % 2:
+            exponents[-1] = exponents[-1].numerator
+        # whole powers of an integer go into the coefficient
+        for base in exponents:
+            if isinstance(base, int):
+                whole, exponents[base] = divmod(exponents[base], 1)
+                c *= Fraction(base) ** whole
+        if exponents[-1] not in (0, Fraction(1, 2)):
+            raise ValueError("a root of i")
+        total[frozenset((base, e) for base, e in exponents.items() if e)] += c
+    if len(total) > 8 or any(bits(c) > 4000 for c in total.values()):
+        raise ValueError("too large")
+    return frozenset((powers, c) for powers, c in total.items() if c)
+
+
+def fraction(a):
+    """The number a as a Fraction; None if there is a root, pi or a bracket in it."""
+    return None if any(powers for powers, _ in a) else sum((c for _, c in a), Fraction(0))
+
+
+def times(a, b):
+    return number(*(((*p, *q), x * y) for p, x in a for q, y in b))
+
+
+def primes(n, sign):
+    """The powers whose product is n (sign 1) or 1/n (sign -1).
+
+    ValueError: finding them would take long.
+    """
+    if n > 10**6:
+        raise ValueError("too large")
+    p = 2
+    while p * p <= n:
+        if n % p:
+            p += 1
+        else:
+            yield p, sign
+            n //= p
+    if n > 1:
+        yield n, sign
+
+
+def power(a, e):
+    """The number a, of one term, to the power e, a Fraction.
+
+    ValueError: a is zero or a sum, e is None, or the result is too large.
+    """
+    [(powers, c)] = a
+    if e is None or abs(e) * bits(c) > 4000:
+        raise ValueError("too large, or no rational exponent")
+    # the root of a coefficient is the root of its sign and its primes
+    if e.denominator > 1:
+        sign = (-1, c < 0)
+        powers = [*powers, sign, *primes(abs(c.numerator), 1), *primes(c.denominator, -1)]
+        c = Fraction(1)
+    return number(([(base, x * e) for base, x in powers], c ** int(e)))
+
+
+CONSTANTS = {
+    "pi": number(([("pi", 1)], 1)),
+    "infty": number(([("infty", 1)], 1)),
+    "i": number(([(-1, Fraction(1, 2))], 1)),
+}
+
+# -------------------------------------------------------------------------------------------------
+# The parser of this grammar. Each function takes what it can read from a stack of tokens, the next
+# one last and below them all "", the end. ValueError: this is not in the grammar.
+#
+#     list         expression (separator expression)*       separator: , ; & \\ or =
+#     expression   [sign] product (sign product)*           sign: + or -
+#     product      factor ([* or /] factor)*                read from left to right
+#     factor       atom [^ atom]
+#     atom         3.5, \pi, \frac atom atom, \sqrt[3] atom, or a bracket around a list
+
+LONGEST = 250  # characters; a longer answer is a text
+TOKEN = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?|\.[0-9]+|sqrt(?:\[[2-9]\])?|[a-z]+|\\[{}\\]|\S)")
+CLOSERS = {  # begin ... end is a matrix
+    "(": (")", "]"), "[": ("]", ")"), "{": ("}",), r"\{": (r"\}",), "begin": ("end",),
+}
+
+
+def take(tokens, *wanted):
+    """The next token, taken off, if it is one of these; else "", and it stays."""
+    return tokens.pop() if tokens[-1] in wanted else ""
+
+
+def atom(tokens):
+    r"""A number. (3) is 3; (1,2), [1,2), \{1,2\} or a matrix is a base of its own."""
+    token = tokens.pop()
+    if "0" <= token[-1:] <= "9":
+        return number(((), token))
+    if token in CONSTANTS:
+        return CONSTANTS[token]
+    if token == "frac":
+        return times(atom(tokens), power(atom(tokens), Fraction(-1)))
+    if token[:4] == "sqrt":
+        return power(atom(tokens), Fraction(1, int(token[5:-1] or 2)))
+    if token not in CLOSERS:
+        raise ValueError("not in the grammar")
+    parts = listed(tokens)
+    close = take(tokens, *CLOSERS[token])
+    if not close:
+        raise ValueError("not closed")
+    if len(parts) == 1 and token + close in ("()", "{}"):
+        return parts[0]
+    bracket = frozenset(parts[::2]) if close in ("}", r"\}") else (token, *parts, close)
+    return number(([(bracket, 1)], 1))
+
+
+def expression(tokens):
+    """A number: the sum of its products."""
+    products = []
+    while not products or tokens[-1] in ("+", "-"):
+        product, operator = number(((), take(tokens, "+", "-") + "1")), "*"
+        while operator:
+            factor = atom(tokens)
+            if take(tokens, "^"):
+                factor = power(factor, fraction(atom(tokens)))
+            product = times(product, power(factor, Fraction(-1)) if operator == "/" else factor)
+            # without an operator a constant, a bracket, \frac or \sqrt is a factor, too
+            operator = (take(tokens, "*", "/") or tokens[-1] in CONSTANTS
+                        or tokens[-1][:4] in ("(", "frac", "sqrt"))
+        products.append(product)
+    return number(*(term for product in products for term in product))
+
+
+def listed(tokens):
+    """The list's numbers with the separators between them. Of an equation, which must hold,
+    only one side."""
+    parts = [expression(tokens)]
+    while separator := take(tokens, ",", ";", "&", r"\\", "="):
+        other = expression(tokens)
+        if separator != "=":
+            parts += [separator, other]
+        elif other != parts[-1]:
+            raise ValueError("not equal")
+    return parts
+
+
+# -------------------------------------------------------------------------------------------------
+# Before the parser: of many spellings one. All texts are short here, so no pattern needs to be
+# afraid of a hostile one.
+
+SYMBOLS = str.maketrans({
+    "−": "-", "×": "*", "·": "*", "√": "sqrt ",
+    "π": r"\pi ", "∞": r"\infty ", "±": r"\pm ", "∪": r"\cup ",
+})
+SPELLINGS = [(re.compile(pattern), spelling) for pattern, spelling in [
+    (r"\\(?:text|math|mbox|hbox|operatorname)[a-z]*\s*\{([^{}]*)\}", r" \1 "),
+    # 1,\!000 and 1{,}000 and 1\,000
+    (r"(?:,?\\!|\{,\}|(?<=[0-9])\\,)(?=[0-9]{3})|\\!", ""),
+    # money, percent, degrees
+    (r"\\?[$%£€]|°|\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degree", " "),
+    # layout
+    (r"~|(?<!\\)\\[,:; ()\[\]]|\\(?:left|right|quad|displaystyle)(?![a-z])", " "),
+    (r"\\[dtc]frac(?![a-z])", r"\\frac"),
+    (r"\\(?:times|cdot)(?![a-z])", "*"),
+    # \leq is \le
+    (r"\\([lgn])eq(?![a-z])", r"\\\1e"),
+    (r"\\(begin|end)\{[pb]matrix\}", r"\\\1 "),
+    (r"(?<=\{)\s+|\s+(?=[{}])", ""),
+    # \frac12, then \frac{1}2
+    (r"(\\frac|\\sqrt)\s*([0-9])", r"\1{\2}"),
+    (r"(?<!\\)\}\s*([0-9])", r"}{\1}"),
+    # x^2, 10^-3
+    (r"(?<=[\^_])\s*(-?[0-9]+|[a-z])", r"{\1}"),
+]]
+# 12 apples, 5 m/s, 3 cm^2; but 2 x may be a product
+UNIT = re.compile(
+    r"\s+(?!(?:pi|or|and|squared|cubed)\b|hundred|thousand|dozen|[a-z]*illion)"
+    r"(?:[cfghjlmsvw]|[a-z]{2,})(?![a-z])[a-z./ ²³-]*(?:\^\{[0-9]\})?\s*$")
+# x_1 =, f(2) =, (x,y) \in
+NAME = re.compile(
+    r"(^|[,;])\s*(\\?[a-z]+(?:_\{\w+\})?|[a-z]\([^()=]*\)|\([a-z](?:,\s*[a-z])*\))"
+    r"\s*(?:=|\\in(?![a-z]))")
+MIXED = re.compile(
+    r"(?<![0-9./])([0-9]+)(?:\s*\\frac\{([0-9]+)\}\{([0-9]+)\}|\s+([0-9]+)\s*/\s*([0-9]+))")
+THOUSANDS = re.compile(r"(?<![0-9.])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])")
+
+
+def value(text):
+    """The canonical form of a text in the grammar. ValueError: it is not."""
+    text = re.sub(r",?\s(?:or|and)\s|\\cup", ",", UNIT.sub("", text))
+    if len({name for _, name in NAME.findall(text)}) > 1:
+        raise ValueError("x = 1, y = 2 is no list of two values of one thing")
+    text = re.sub(r"([^,;]*)\\pm([^,;]*)", r"\1+\2,\1-\2", NAME.sub(r"\1", text))
+    if not re.search(r"[(\[]|\\\{", text):  # (100,200) is a point
+        text = THOUSANDS.sub(lambda match: match[0].replace(",", ""), text)
+    text = re.sub(r"\\([a-z])", r" \1", MIXED.sub(r"(\1+\2\4/\3\5)", text))
+
+    tokens = ["", *reversed(TOKEN.findall(text))]
+    if sum(token in CLOSERS or token[:4] in ("frac", "sqrt") for token in tokens) > 100:
+        raise ValueError("deeper, perhaps, than Python's own stack")
+    found = listed(tokens)[::2]
+    if tokens != [""]:
+        raise ValueError("something is left")
+    if len(found) > 1:
+        return frozenset(Counter(found).items())  # in any order, but as often
+    exact = fraction(found[0])
+    return found[0] if exact is None else exact
+
+
+def canonical(answer):
+    r"""What an answer, a text or a number, is worth: equal where the table on top says so.
+
+    A Fraction, a frozenset or a str. No text makes it raise.
+
+    >>> canonical("$1,000"), canonical("72%"), canonical("1 \\frac{1}{2}"), canonical("12 apples")
+    (Fraction(1000, 1), Fraction(72, 1), Fraction(3, 2), Fraction(12, 1))
+    >>> canonical("x = 2 \\pm \\sqrt{8}") == canonical("2 - 2\\sqrt2 or 2 + 4/\\sqrt 2")
+    True
+    >>> canonical("2X + 3."), canonical(0.5)
+    ('2x+3', Fraction(1, 2))
+    """
+    text = str(answer).lower()
+    if len(text) > LONGEST:
+        return "".join(text.split())
+    text = text.translate(SYMBOLS)
+    for pattern, spelling in SPELLINGS:
+        text = pattern.sub(spelling, text)
+    text = text.strip().rstrip(".")
+    try:
+        return value(text)
+    except ValueError:
+        return re.sub(r"^\((\w)\)$", r"\1", "".join(text.split()))  # choice (C) is choice C

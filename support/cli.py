@@ -1,0 +1,89 @@
+"""What all command lines share: numbers with bounds, flags, errors as one sentence."""
+import argparse
+import math
+import os
+import sys
+from pathlib import Path
+
+
+def number(kind, above=None, at_least=None, below=None, at_most=None):
+    """An argparse type: a finite int or float (`kind`) within bounds; its refusal says them.
+
+    >>> number(float, at_least=0, below=1)("0.5")
+    0.5
+    """
+    bounds = {"above": above, "at least": at_least, "below": below, "at most": at_most}
+    words = " and ".join(f"{name} {bound}" for name, bound in bounds.items() if bound is not None)
+
+    def read(text):
+        try:
+            x = kind(text)
+        except ValueError:
+            x = math.nan
+        good = (math.isfinite(x)
+                and (above is None or x > above) and (at_least is None or x >= at_least)
+                and (below is None or x < below) and (at_most is None or x <= at_most))
+        if not good:
+            whole = "whole " * (kind is int)
+            raise argparse.ArgumentTypeError(f"{text!r} is not a {whole}number {words}".rstrip())
+        return x
+    return read
+
+
+positive = number(int, above=0)
+
+
+def base_flags(add, templates, paper):
+    """The flags about the base and the machine, which train.py and infer.py share. add: a parser's
+    add_argument; templates: their names; paper: the values of --preset paper."""
+    add("--model", default="tiny",
+        help="the base, a Hugging Face model folder, or OWNER/NAME on its hub (default: tiny)")
+    add("--seed", type=int, default=0, help="random seed (default: 0)")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps, which nobody has tested "
+                                         "yet (default: auto: cuda, else cpu)")
+    add("--dtype", choices=("float32", "bfloat16"),
+        help="of the frozen base (default: bfloat16 where that is fast, else float32)")
+    add("--template", choices=templates, help="how the base is asked, the same in training and "
+                                              "use (default: known by the model folder)")
+    add("--preset", choices=["paper"], help="the paper's values for all that is not given: "
+                                            + ", ".join(f"{k} {v}" for k, v in paper.items()))
+
+
+def parse(parser, paper):
+    """The flags. Under torchrun, meets the other processes. With --preset they are read again with
+    the paper's values as defaults, so that those given still count; says what they are now."""
+    from support.distributed import init_distributed  # here, because it brings torch
+    args = parser.parse_args()
+    init_distributed(args.device)
+    if args.preset:
+        parser.set_defaults(**paper)
+        args = parser.parse_args()
+        settings = (f"{key.replace('_', '-')} {getattr(args, key)}" for key in paper)
+        print(f"preset {args.preset}: {', '.join(settings)}\n")
+    return args
+
+
+def out_of_memory(error):
+    """Whether an exception says that the memory is full: a GPU's by type, a CPU's by text."""
+    gpu = any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
+    return gpu or isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+
+
+def run(main, if_memory_is_full=""):
+    """Run a script's main(). Bad input and a full memory end in one sentence on stderr and exit
+    status 2, Ctrl-C in 130; any other exception is a bug, and keeps its traceback."""
+    script = Path(sys.argv[0]).name
+    try:
+        sys.exit(main())
+    except BrokenPipeError:  # `| head` has seen enough; without this, Python complains at its exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (ValueError, OSError) as error:
+        print(f"{script}: {error}", file=sys.stderr)
+        sys.exit(2)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        print(f"{script}: the memory is full; {if_memory_is_full}.", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -54,10 +54,10 @@ def tokenize_example(row, role, tokenizer):
     >>> letters = SimpleNamespace(prompt_ids=list, answer_ids=lambda text: [*text, "<end>"])
     >>> row = dict(id=0, question="1+1?", rationale="1+1=2", knowledge=["Add."], answer="2")
     >>> ids, loss_mask = tokenize_example(row, "kg", letters)
-    >>> "".join(ids[-20:])
+    >>> "".join(ids[-16:])
     'Knowledge: Add.<end>'
-    >>> loss_mask[-20:]
-    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1]
+    >>> loss_mask[-16:]
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1]
     """
     check_row(row, role)
     knowledge = "\n".join(row["knowledge"])
@@ -358,6 +358,13 @@ def model_folder(name, out=None):
             raise ValueError(f"{name} has no {' and no '.join(lost)} on the hub; pickles (.bin), "
                              "which can run code, and tokenizer.model are not read.")
     return str(folder)
+
+
+def model_name(folder):
+    """What a model's adapters are filed under: the folder's name; in the hub's cache, where that is
+    a hash, the repository's, models--OWNER--NAME."""
+    repos = [part for part in Path(folder).parts if part.startswith("models--")]
+    return repos[0].rpartition("--")[2] if repos else Path(folder).resolve().name
 
 
 def download_set(name, folder):

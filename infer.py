@@ -85,6 +85,10 @@ def draw(logits, u, temperature=0.0, top_k=50, top_p=0.9):
     return sample(ids, cumulative, u), ids, cumulative
 
 
+def sampler(args, temperature):
+    return partial(draw, temperature=temperature, top_k=args.top_k, top_p=args.top_p)
+
+
 # --------------------------------------------------------------------------------------------------
 # Evaluation
 
@@ -104,18 +108,18 @@ def summary(method, rows, outcomes, strict=False, seconds=None):
     right = [outcome.verdict.right(row["answer"], strict and voted)
              for outcome, row in zip(outcomes, rows, strict=True)]
     low, high = wilson(sum(right), n)
-    line = dict(
-        method=method, accuracy=sum(right) / n, low=low, high=high,
-        rounds=sum(len(outcome.verdict.rounds) for outcome in outcomes) / n,
-        texts=sum(len(outcome.tokens) for outcome in outcomes) / n,
-        tokens=sum(sum(outcome.tokens) for outcome in outcomes) / n)
+    line = {
+        "method": method, "accuracy": sum(right) / n, "low": low, "high": high,
+        "rounds": sum(len(outcome.verdict.rounds) for outcome in outcomes) / n,
+        "texts": sum(len(outcome.tokens) for outcome in outcomes) / n,
+        "tokens": sum(sum(outcome.tokens) for outcome in outcomes) / n}
     if voted:
         agreed = [r for r, o in zip(right, outcomes, strict=True) if o.verdict.agreed]
-        line |= dict(agreed=len(agreed) / n,
-                     accuracy_when_agreed=sum(agreed) / len(agreed) if agreed else None)
-    return line | dict(truncated=sum(sum(outcome.truncated) for outcome in outcomes),
-                       unread=sum(outcome.tokens.count(0) for outcome in outcomes),
-                       seconds=seconds)
+        share = sum(agreed) / len(agreed) if agreed else None
+        line |= {"agreed": len(agreed) / n, "accuracy_when_agreed": share}
+    return line | {
+        "truncated": sum(sum(outcome.truncated) for outcome in outcomes),
+        "unread": sum(outcome.tokens.count(0) for outcome in outcomes), "seconds": seconds}
 
 
 def measure(engine, method, rows, conversation, args, temperature=0.0):
@@ -128,7 +132,7 @@ def measure(engine, method, rows, conversation, args, temperature=0.0):
             print(f"\r{method}: {done}/{len(mine)} questions", end=end, file=sys.stderr)
 
     start = time.time()
-    engine.draw = partial(draw, temperature=temperature, top_k=args.top_k, top_p=args.top_p)
+    engine.draw = sampler(args, temperature)
     shares = all_gather(engine.run(map(conversation, mine), progress))
     outcomes = [shares[i % len(shares)][i // len(shares)] for i in range(len(rows))]
     return outcomes, summary(method, rows, outcomes, args.strict, time.time() - start)
@@ -275,13 +279,13 @@ def ask(engine, question, rounds):
 # The command
 
 # What the paper sampled with, from its authors' scripts
-PAPER = dict(rounds=20, temperature=1.5, top_k=50, top_p=0.9, max_new_tokens=1024,
-             dtype="bfloat16")
+PAPER = {"rounds": 20, "temperature": 1.5, "top_k": 50, "top_p": 0.9, "max_new_tokens": 1024,
+         "dtype": "bfloat16"}
 
 
 def load(args):
     """The engine: the base, its tokenizer, and an adapter per role."""
-    home = Path(args.out) / Path(args.model).resolve().name
+    home = Path(args.out) / data.model_name(args.model)
     folders = {role: Path(getattr(args, role) or home / role) for role in lorid.ROLES}
     for role, folder in folders.items():
         if not folder.is_dir():
@@ -295,8 +299,9 @@ def load(args):
         dtype = dtype or torch.float32
     model = load_model(args.model, device, dtype)
     lora.load_adapters(model, folders)
-    engine = Engine(pack(fuse(model)), Tokenizer(args.model, args.template), draw, args.slots,
-                    args.max_new_tokens, args.seed, not args.no_drafts)
+    engine = Engine(pack(fuse(model)), Tokenizer(args.model, args.template),
+                    sampler(args, args.temperature), args.slots, args.max_new_tokens, args.seed,
+                    not args.no_drafts)
     if not engine.rank:
         check_base_names(args.model, folders)
     return engine
@@ -383,7 +388,7 @@ def main():
                  date=str(date.today()), **{key: getattr(args, key) for key in keys})
     print(", ".join(f"{key.replace('_', '-')} {value}" for key, value in settings.items()))
     if args.json and not engine.rank:
-        result = dict(about=settings, methods=lines, curves=curves)
+        result = {"about": settings, "methods": lines, "curves": curves}
         atomic_write(args.json, [json.dumps(result).encode()])
     if args.plot and not engine.rank:
         plot_study(curves, args.plot)

@@ -23,8 +23,8 @@ import shutil
 from pathlib import Path
 
 import torch
-import torch.nn as nn
 import torch.nn.functional as F
+from torch import nn
 
 from model import (
     atomic_write,
@@ -183,12 +183,13 @@ def save_adapter(model, name, folder, base, dropout=0.0):
         tensors[f"{PREFIX}{path}.lora_B.weight"] = B
         targets[path.split(".")[-1]] = True
         rank, alpha = len(A), scale * len(A)
-    config = dict(
-        peft_type="LORA", task_type="CAUSAL_LM", base_model_name_or_path=str(base), r=rank,
-        # a whole number where it is one: vLLM insists
-        lora_alpha=round(alpha) if math.isclose(alpha, round(alpha)) else alpha,
-        lora_dropout=dropout, target_modules=list(targets), bias="none", fan_in_fan_out=False,
-        inference_mode=True, use_rslora=False, use_dora=False, modules_to_save=None)
+    config = {
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": str(base),
+        "r": rank,  # alpha is a whole number where it can be: vLLM insists
+        "lora_alpha": round(alpha) if math.isclose(alpha, round(alpha)) else alpha,
+        "lora_dropout": dropout, "target_modules": list(targets), "bias": "none",
+        "fan_in_fan_out": False, "inference_mode": True, "use_rslora": False, "use_dora": False,
+        "modules_to_save": None}
     write_safetensors(Path(folder) / "adapter_model.safetensors", tensors)
     atomic_write(Path(folder) / "adapter_config.json", [json.dumps(config, indent=2).encode()])
 
@@ -360,7 +361,7 @@ def export(base, adapter, out):
 def show(folder):
     pairs, rank, scale = read_adapter(folder)
     for path, (A, B) in pairs.items():
-        shapes = f"A {str(tuple(A.shape)):>12}  B {str(tuple(B.shape)):>12}"
+        shapes = f"A {tuple(A.shape)!s:>12}  B {tuple(B.shape)!s:>12}"
         print(f"{path:40} {shapes}  |B A| {(B.float() @ A.float()).norm():.3f}")
     count = sum(A.numel() + B.numel() for A, B in pairs.values())
     print(f"rank {rank}, scale alpha / r = {scale:g}, {count:,} parameters")

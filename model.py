@@ -20,8 +20,8 @@ from functools import partial
 from pathlib import Path
 
 import torch
-import torch.nn as nn
 import torch.nn.functional as F
+from torch import nn
 
 from support.checks import check_config
 from support.cli import run
@@ -199,12 +199,12 @@ class Decoder(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
-        self.model = nn.ModuleDict(dict(
+        self.model = nn.ModuleDict({
             # left uninitialised: drawing it at random would first load torch modules for a second
-            embed_tokens=nn.Embedding.from_pretrained(
+            "embed_tokens": nn.Embedding.from_pretrained(
                 torch.empty(config.vocab_size, config.hidden_size), freeze=False),
-            layers=nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers)),
-            norm=RMSNorm(config.hidden_size, config.rms_norm_eps)))
+            "layers": nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers)),
+            "norm": RMSNorm(config.hidden_size, config.rms_norm_eps)})
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
@@ -374,8 +374,7 @@ def atomic_write(path, chunks):
     part = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         with open(part, "wb") as file:
-            for chunk in chunks:
-                file.write(chunk)
+            file.writelines(chunks)
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
@@ -502,7 +501,7 @@ def main():
     from support.tokenizer import Tokenizer
     model, tokenizer = load_model(args.folder), Tokenizer(args.folder)
     for name, weight in model.named_parameters():
-        print(f"{name:60} {str(tuple(weight.shape)):>16}")
+        print(f"{name:60} {tuple(weight.shape)!s:>16}")
     print(f"{sum(w.numel() for w in model.parameters()):,} parameters, {model.dtype}")
     print(" | ".join(tokenizer.decode([i]) for i in tokenizer.encode(args.text)))
     length = len(tokenizer.prompt_ids(args.text))

@@ -148,7 +148,7 @@ def fit(model, parameters, batches, steps, args, autocast=False):
     warmup, device_type = max(1, round(args.warmup * steps)), model.device.type
     start, tokens = time.time(), 0
     model.train()
-    for step, examples in zip(range(steps), batches):  # noqa: B905 (batches never end)
+    for step, examples in zip(range(steps), batches, strict=False):  # which may go on for ever
         n_tokens, loss = count_supervised(examples), 0.0
         for group, counts in share(examples, args.max_tokens):
             with torch.autocast(device_type, torch.bfloat16, enabled=autocast):
@@ -221,7 +221,7 @@ def check_out(folder):  # better to hear it now than after the training
 def train_role(role, rows, args):
     """Train and save one role's adapter; rows as from `rows_of`."""
     start, rank = time.time(), get_rank()
-    folder = Path(args.out) / Path(args.model).resolve().name / role
+    folder = Path(args.out) / data.model_name(args.model) / role
     check_out(folder)
     device = pick_device(args.device)
     dtype = getattr(torch, args.dtype) if args.dtype else fast_dtype(device)
@@ -256,7 +256,7 @@ def train_role(role, rows, args):
     lora.set_adapter(model, role)
     spent = fit(model, parameters, shuffled(train, args.batch, args.seed), steps, args)
     if not rank:
-        lora.save_adapter(model, role, folder, base=args.model, dropout=args.dropout)
+        lora.save_adapter(model, role, folder, args.base, args.dropout)
     held_out = val_loss(model, valid, args.max_tokens)
     print(f"  trained in {spent:.0f} s, held-out loss {held_out:.4f} per token")
     print(f"  saved in   {folder}/\n", flush=True)
@@ -266,8 +266,9 @@ def train_role(role, rows, args):
 # The command
 
 # What the paper trained with, from its authors' scripts (batch: 4 examples, 4 times accumulated)
-PAPER = dict(rank=512, alpha=1024, targets="q_proj,v_proj", dropout=0.1, epochs=5, batch=16,
-             lr=5e-5, warmup=0.03, weight_decay=0.0, beta2=0.999, clip=1.0, dtype="bfloat16")
+PAPER = {"rank": 512, "alpha": 1024, "targets": "q_proj,v_proj", "dropout": 0.1, "epochs": 5,
+         "batch": 16, "lr": 5e-5, "warmup": 0.03, "weight_decay": 0.0, "beta2": 0.999, "clip": 1.0,
+         "dtype": "bfloat16"}
 
 
 def arguments():
@@ -302,7 +303,7 @@ def arguments():
     base_flags(add, TEMPLATES, PAPER)
     args = parse(parser, PAPER)
     if args.role == "base":
-        parser.error("a base is pretrained by python -m tiny.pretrain; --role trains adapters.")
+        raise ValueError("a base is pretrained by python -m tiny.pretrain; --role is for adapters.")
     if args.shard and get_world_size() == 1:
         parser.error("--shard shares the base out among processes; start several: "
                      "torchrun --nproc_per_node=2 train.py ...")
@@ -311,7 +312,7 @@ def arguments():
 
 def main():
     args = arguments()
-    args.model = data.model_folder(args.model)
+    args.base, args.model = args.model, data.model_folder(args.model)
     roles, rows = [args.role] if args.role else list(lorid.ROLES), rows_of(args)
     for row in chain(*rows):
         for role in roles:  # all rows for all roles, before minutes go into the first

@@ -264,7 +264,8 @@ def augment(args, rows, teacher, write_rows):
     if args.dry_run:
         with open(path if path.is_file() else os.devnull, "rb") as file:
             todo = fill_in(asked, teacher, read_journal(file), args.strict)
-        return dry_run(args, rows, todo, teacher)
+        dry_run(args, rows, todo, teacher)
+        return 0
     if out.exists() and not path.exists():
         raise ValueError(f"{out} is there already, without its journal {path}; move it away or "
                          "name another --out.")

@@ -60,6 +60,8 @@ def all_reduce(parameters, loss):
 def shard(model, device):
     """Share the frozen blocks out among the processes; each is put together only while it computes.
     Adapters stay whole, and are returned: the parameters to train, now on the device."""
+    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 7):
+        raise ValueError(f"--shard needs torch 2.7 or later, and this is {torch.__version__}.")
     from torch.distributed.fsdp import fully_shard
     for block in model.model.layers:
         fully_shard(block, ignored_params={p for p in block.parameters() if p.requires_grad})

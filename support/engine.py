@@ -28,6 +28,7 @@ from model import attention, causal_mask
 from support.distributed import get_rank, get_world_size
 
 PREFILL_TOKENS = 2048  # most tokens of prompts in one pass, each counted as long as the longest
+LONGEST_ALONE = 512    # on a CPU, new tokens of one sequence up to which each attends on its own
 
 # --------------------------------------------------------------------------------------------------
 # The KV cache, and attention over it
@@ -84,7 +85,7 @@ class CachedAttention:
 
         # A CPU takes sequence by sequence (padded, a vote took 25% longer), unless each has one
         # token, or one so many that its scores would fill the memory. A GPU takes all in one call.
-        self.one_by_one = torch.device(device).type == "cpu" and 1 < self.T <= 512
+        self.one_by_one = torch.device(device).type == "cpu" and 1 < self.T <= LONGEST_ALONE
         if self.one_by_one:
             # in float32: a CPU compiles bfloat16 products for each shape, and here each is another
             self.dtype = torch.promote_types(dtype, torch.float32)

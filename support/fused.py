@@ -6,8 +6,8 @@ A CPU with bfloat16 has a layout of its own for a matrix, and would copy it ther
     engine = Engine(pack(fuse(model)), ...)    after lora.load_adapters
 """
 import torch
-import torch.nn as nn
 import torch.nn.functional as F
+from torch import nn
 
 from lora import LoRALinear
 from model import MLP, Attention

@@ -10,10 +10,10 @@ import subprocess
 import sys
 
 import pytest
+from conftest import ROOT
 
 import data
 import lorid
-from conftest import ROOT
 from data import micro_batches, read_rows, tokenize_example, toy
 
 
@@ -39,7 +39,8 @@ def test_no_script_needs_what_is_not_on_every_system_or_brings_torch_at_its_star
                 first = getattr(node, "module", None) or node.names[0].name
                 assert first.split(".")[0] not in (
                     "fcntl", "msvcrt", "resource", "model", "torch", "requests", "huggingface_hub")
-    code = "import sys, data; print(sorted({'torch', 'requests', 'huggingface_hub'} & {*sys.modules}))"
+    heavy = "{'torch', 'requests', 'huggingface_hub'}"
+    code = f"import sys, data; print(sorted({heavy} & {{*sys.modules}}))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "[]\n", done.stderr
 

@@ -1,8 +1,10 @@
-"""data.py augment: what is asked, what is made of the replies, and that no row is lost or paid for twice, whatever the server or the user does.
+"""data.py augment: what is asked, what is made of the replies, and that no row is lost or paid for
+twice, whatever the server or the user does.
 
 The servers are real ones, on this machine, which misbehave on purpose.
 """
 import fcntl
+import itertools
 import json
 import os
 import random
@@ -21,16 +23,19 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from conftest import ROOT, start_server
 
 import data
-from conftest import ROOT, start_server
-from data import Again, asked_wait, copied, read_rows, read_rules, render
+from data import check_row, read_rows, tokenize_example
+from support import augment as augmenting
+from support.replies import RetryableError, copied, read_rules, retry_after
 
 KEY = "sk-test-4711-secret"
 
 
 def completion(content, ended="stop", **message):
-    return {"choices": [{"message": {"role": "assistant", "content": content} | message, "finish_reason": ended}],
+    message = {"role": "assistant", "content": content} | message
+    return {"choices": [{"message": message, "finish_reason": ended}],
             "usage": {"prompt_tokens": 100, "completion_tokens": 10}}
 
 
@@ -48,12 +53,13 @@ def good(i, n, body):
 
 
 class Server:
-    """An endpoint whose reply to the n-th request (from 0) for row i is answer(i, n, body): (status, headers, object or bytes); or "drop"
-    (the line is cut), "half" (cut within the body), "stall" (nothing comes)."""
+    """An endpoint whose reply to the n-th request (from 0) for row i is answer(i, n, body):
+    (status, headers, object or bytes); or "drop" (the line is cut), "half" (cut within the body),
+    "stall" (nothing comes)."""
 
     def __init__(self, answer=good, delay=0.0):
         self.answer, self.delay, self.lock = answer, delay, threading.Lock()
-        self.counts, self.bodies, self.headers, self.times, self.replied = Counter(), [], [], [], Counter()
+        self.counts, self.bodies, self.headers, self.times = Counter(), [], [], []
         self.http = start_server(self.serve)
         self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
 
@@ -77,13 +83,12 @@ class Server:
         status, headers, reply = (200, {}, completion("x" * 500)) if made == "half" else made
         reply = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
         handler.send_response(status)
-        for name, value in ({"Content-Type": "application/json", "Content-Length": str(len(reply))} | headers).items():
+        usual = {"Content-Type": "application/json", "Content-Length": str(len(reply))}
+        for name, value in (usual | headers).items():
             handler.send_header(name, value)
         handler.end_headers()
         handler.wfile.write(reply[:100] if made == "half" else reply)
         handler.close_connection |= made == "half"
-        with self.lock:
-            self.replied[i] += 1
 
 
 @pytest.fixture
@@ -94,6 +99,7 @@ def serve():
     def start(*args, **kwargs):
         servers.append(Server(*args, **kwargs))
         return servers[-1]
+
     yield start
     for server in servers:
         server.http.shutdown()
@@ -103,9 +109,12 @@ def serve():
 @pytest.fixture
 def raw(tmp_path):
     """raw(n) -> a file of n rows without knowledge."""
+
     def write(n, **changes):
-        rows = [{"id": i, "question": f"Story {i}: Ann has {i + 20} pens, how many?", "rationale": f"{i + 20}+0 = {i + 20}", "answer": str(i + 20)} for i in range(n)]
+        rows = [{"id": i, "question": f"Story {i}: Ann has {i + 20} pens, how many?",
+                 "rationale": f"{i + 20}+0 = {i + 20}", "answer": str(i + 20)} for i in range(n)]
         return put(tmp_path / "raw.jsonl", [row | changes for row in rows])
+
     return write
 
 
@@ -124,13 +133,15 @@ def command(source, out, *more):
 
 @pytest.fixture
 def augment(monkeypatch, tmp_path, capsys):
-    """augment(server, rows.jsonl, *flags) -> (exit status, what it printed, the rows it wrote); in this process, impatient."""
+    """augment(server, rows.jsonl, *flags) -> (exit status, what it printed, the rows it wrote); in
+    this process, impatient."""
     monkeypatch.setattr(data, "BACKOFF", (0.01, 0.1))
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     out = tmp_path / "out" / "train.jsonl"
 
     def run(server, source, *more):
-        monkeypatch.setattr(sys, "argv", command(source, out, *(["--teacher", "wise", "--url", server.url] if server else []), *more))
+        teacher = ["--teacher", "wise", "--url", server.url] if server else []
+        monkeypatch.setattr(sys, "argv", command(source, out, *teacher, *more))
         try:
             status, error = data.main(), ""
         except ValueError as problem:  # what the command line makes a sentence and status 2 of
@@ -140,28 +151,39 @@ def augment(monkeypatch, tmp_path, capsys):
         for path in out.parent.glob("*"):
             assert KEY not in path.read_text(), path
         return status, said.out + said.err + error, lines(out) if out.exists() else None
+
     run.out, run.journal = out, out.with_name("train.jsonl.journal")
     return run
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# -------------------------------------------------------------------------------------------------
 # What is asked, and what is read from the reply
 
-def test_the_request_is_the_prompt_and_one_row_and_the_dry_run_shows_it_without_sending(serve, raw, augment):
+
+def test_the_request_is_the_prompt_and_one_row_and_the_dry_run_shows_it_without_sending(
+        serve, raw, augment):
     server, source = serve(), raw(3)
     status, said, rows = augment(server, source, "--dry-run", "--prices", 1e6, 2e6)
     assert status == 0 and rows is None and not server.bodies and not augment.out.parent.exists()
-    assert said.startswith(f"POST {server.url}/chat/completions\n{{") and "3 rows, 3 to ask for" in said and "Nothing was sent." in said
+    assert said.startswith(f"POST {server.url}/chat/completions\n{{")
+    assert "3 rows, 3 to ask for" in said
+    assert "Nothing was sent." in said
     shown = json.loads(said[said.index("{"):said.rindex("}") + 1])
-    counts = [int(n.replace(",", "")) for n in re.search(r"about ([\d,]+) tokens in, ([\d,]+) out, about \$", said).groups()]
-    assert f" out, about ${counts[0] + 2 * counts[1]:.2f}. Nothing" in said and counts[0] > 1000 and counts[1] > 0
+    counts = re.search(r"about ([\d,]+) tokens in, ([\d,]+) out, about \$", said).groups()
+    counts = [int(n.replace(",", "")) for n in counts]
+    assert f" out, about ${counts[0] + 2 * counts[1]:.2f}. Nothing" in said
+    assert counts[0] > 1000
+    assert counts[1] > 0
     status, said, _ = augment(server, source, "--workers", 1, "--prices", 1e6, 2e6)
     assert status == 0 and "300 tokens in, 30 out, about $360.00" in said
     assert server.bodies[0] == shown  # exactly what was sent
-    assert set(shown) == {"model", "messages", "max_tokens", "response_format"} and shown["model"] == "wise"
+    assert set(shown) == {"model", "messages", "max_tokens", "response_format"}
+    assert shown["model"] == "wise"
     [message] = shown["messages"]
-    assert message["role"] == "user" and "JSON" in message["content"]  # the word that JSON mode demands
-    assert message["content"].startswith(data.TEACHER) and message["content"].endswith("Story 0: Ann has 20 pens, how many?\nSolution: 20+0 = 20")
+    # the word that JSON mode demands
+    assert message["role"] == "user" and "JSON" in message["content"]
+    assert message["content"].startswith(data.TEACHER)
+    assert message["content"].endswith("Story 0: Ann has 20 pens, how many?\nSolution: 20+0 = 20")
     assert {header["Authorization"] for header in server.headers} == {f"Bearer {KEY}"}
     status, said, _ = augment(server, source, "--dry-run")
     assert "3 rows, 0 to ask for" in said and "POST" not in said and "$" not in said
@@ -179,17 +201,21 @@ def test_a_dry_run_counts_what_the_same_command_would_ask_and_shows_any_text(ser
 
 
 def test_the_estimate_of_a_dry_run_is_near_the_truth(shared, raw, augment, serve, tokenizer_json):
-    """Against a real tokenizer, on GSM8K rows and the rules that a teacher wrote for them: within a quarter."""
+    """Against a real tokenizer, on GSM8K rows and the rules that a teacher wrote for them: within a
+    quarter."""
     tokenizers = pytest.importorskip("tokenizers")
     known = read_rows(shared / "data" / "gsm8k" / "train_knowledge.jsonl")[:200]
-    source = put(augment.out.parent.parent / "gsm.jsonl", [{k: row[k] for k in ("question", "rationale")} for row in known])
+    plain = [{k: row[k] for k in ("question", "rationale")} for row in known]
+    source = put(augment.out.parent.parent / "gsm.jsonl", plain)
     said = augment(serve(), source, "--dry-run")[1]
-    guess = [int(n.replace(",", "")) for n in re.search(r"([\d,]+) tokens in, ([\d,]+) out", said).groups()]
+    guess = re.search(r"([\d,]+) tokens in, ([\d,]+) out", said).groups()
     cut = tokenizers.Tokenizer.from_file(str(tokenizer_json("smollm2")))
     teacher = data.Teacher("", "wise")
-    true = [sum(len(cut.encode(text).ids) for text in texts) for texts in (
-        [teacher.request(row)[1]["messages"][0]["content"] for row in known], [json.dumps({"knowledge": row["knowledge"]}) for row in known])]
-    assert all(0.75 < g / t < 1.33 for g, t in zip(guess, true)), (guess, true)
+    asked = [teacher.request(row)[1]["messages"][0]["content"] for row in known]
+    told = [json.dumps({"knowledge": row["knowledge"]}) for row in known]
+    for words, texts in zip(guess, (asked, told), strict=True):
+        true = sum(len(cut.encode(text).ids) for text in texts)
+        assert 0.75 < int(words.replace(",", "")) / true < 1.33, (words, true)
 
 
 def test_the_example_in_the_prompt_keeps_its_own_law():
@@ -200,42 +226,64 @@ def test_the_example_in_the_prompt_keeps_its_own_law():
 
 
 @pytest.mark.parametrize("content, rules", [
-    ('{"knowledge": ["Add."]}', ["Add."]), ('{"rules": ["Add.", "Stop."], "steps": 2}', ["Add.", "Stop."]),
-    ('```json\n{"knowledge": ["Add."]}\n```', ["Add."]), ('Sure! Of {1, 2}: here it is\n{"knowledge": ["Add."]}\nBye.', ["Add."]),
+    ('{"knowledge": ["Add."]}', ["Add."]),
+    ('{"rules": ["Add.", "Stop."], "steps": 2}', ["Add.", "Stop."]),
+    ('```json\n{"knowledge": ["Add."]}\n```', ["Add."]),
+    ('Sure! Of {1, 2}: here it is\n{"knowledge": ["Add."]}\nBye.', ["Add."]),
     ('<think>{"knowledge": ["A draft."]}</think>{"knowledge": ["Add."]}', ["Add."]),
-    ('{"knowledge": ["  Add\\nboth. "]}', ["Add both."]), ('{"knowledge": ["Add."], "meta": {"tags": ["x"]}}', ["Add."]),
-    ('{"knowledge": ["Add."], "notes": []}', ["Add."]), ('{"knowledge": ["Add."], "steps": ["1"]}', ["Add."]), ('{"steps": ["1"], "knowledge": ["Add."]}', ["Add."]),
+    ('{"knowledge": ["  Add\\nboth. "]}', ["Add both."]),
+    ('{"knowledge": ["Add."], "meta": {"tags": ["x"]}}', ["Add."]),
+    ('{"knowledge": ["Add."], "notes": []}', ["Add."]),
+    ('{"knowledge": ["Add."], "steps": ["1"]}', ["Add."]),
+    ('{"steps": ["1"], "knowledge": ["Add."]}', ["Add."]),
     ('{"knowledge": ["Add."]}\nHope that helps {smile} and {"you": 1}', ["Add."]),
-    ('First {"knowledge": ["A draft."]}, no: {"knowledge": ["Add."]}', ["Add."]), ([{"type": "text", "text": '{"knowledge":'}, {"type": "text", "text": ' ["Add."]}'}], ["Add."]),
+    ('First {"knowledge": ["A draft."]}, no: {"knowledge": ["Add."]}', ["Add."]),
+    ([{"type": "text", "text": '{"knowledge":'}, {"type": "text", "text": ' ["Add."]}'}], ["Add."]),
     ('{"rules": ["Add."], "meta": {"tags": ["x"]}}', ["Add."]),
-    (json.dumps({"knowledge": ["Äpfel \u2028 + {x}"]}), ["Äpfel + {x}"]), (json.dumps({"knowledge": ["r"] * 12}), ["r"] * 12),
+    (json.dumps({"knowledge": ["Äpfel \u2028 + {x}"]}), ["Äpfel + {x}"]),
+    (json.dumps({"knowledge": ["r"] * 12}), ["r"] * 12),
 ])
 def test_rules_are_found_in_fences_and_prose(content, rules):
     assert read_rules(completion(content)) == rules
 
 
+NO_RULES = (
+    "Add.", '["Add."]', '{"knowledge": "Add."}', '{"knowledge": []}', '{"knowledge": [""]}',
+    '{"knowledge": ["Add.", " "]}', '{"knowledge": [1]}', '{"knowledge": [null]}',
+    '{"knowledge": [["Add."]]}', '{"knowledge": ["Add."', '{"a": ["x"], "b": ["y"]}',
+    json.dumps({"knowledge": ["r"] * 13}), "{" * 50_000, '{"a":' * 3000,
+    '{"a":' + "9" * 5000 + "}", "{}")
+NO_COMPLETIONS = (
+    completion(["x"]), completion(7), None, 7, "x", [], {}, {"choices": []}, {"choices": None},
+    {"choices": [None]}, {"choices": [{}]}, {"choices": [{"message": None}]},
+    {"error": {"message": "overloaded"}})
+
+
 @pytest.mark.parametrize("reply, why", [
-    *[(completion(content), "no JSON object") for content in (
-        "Add.", '["Add."]', '{"knowledge": "Add."}', '{"knowledge": []}', '{"knowledge": [""]}', '{"knowledge": ["Add.", " "]}', '{"knowledge": [1]}',
-        '{"knowledge": [null]}', '{"knowledge": [["Add."]]}', '{"knowledge": ["Add."', '{"a": ["x"], "b": ["y"]}', json.dumps({"knowledge": ["r"] * 13}),
-        "{" * 50_000, '{"a":' * 3000, '{"a":' + "9" * 5000 + "}", "{}")],
-    (completion('{"knowledge": ["Add."]}', "length"), "cut off"), (completion('{"knowledge": ["Add."]}', "content_filter"), "refused"),
-    (completion(None, refusal="I can't."), "refused"), (completion(None), "empty"), (completion("\n "), "empty"), (completion([]), "empty"),
-    *[(reply, "not a chat completion") for reply in (completion(["x"]), completion(7), None, 7, "x", [], {}, {"choices": []}, {"choices": None}, {"choices": [None]}, {"choices": [{}]},
-                                                     {"choices": [{"message": None}]}, {"error": {"message": "overloaded"}})],
+    *[(completion(content), "no JSON object") for content in NO_RULES],
+    (completion('{"knowledge": ["Add."]}', "length"), "cut off"),
+    (completion('{"knowledge": ["Add."]}', "content_filter"), "refused"),
+    (completion(None, refusal="I can't."), "refused"), (completion(None), "empty"),
+    (completion("\n "), "empty"), (completion([]), "empty"),
+    *[(reply, "not a chat completion") for reply in NO_COMPLETIONS],
 ])
 def test_a_reply_without_usable_rules_is_refused_with_its_reason(reply, why):
-    with pytest.raises(Again, match=why):
+    with pytest.raises(RetryableError, match=why):
         read_rules(reply)
 
 
 @pytest.mark.parametrize("rules, question, words", [
     (["Add the amounts of both months."], "Natalia sold clips to 48 of her friends in April.", []),
-    (["Natalia halves 48."], "Natalia sold 48 clips. How many?", ["48", "Natalia"]), (["Double Weng's wage."], "Weng earns $12.", ["Weng"]),
-    (["If one is more, add.", "How many are left is a difference."], "If Tom has 3, how many? How?", []),
-    (["Divide by 2,000."], "A car costs $2000.", ["2000"]), (["Take 1.5 times it."], "She runs 1.5 miles. Then 5 miles.", ["1.5"]),
-    (["An hour has 60 minutes."], "How much is it for 50 minutes at 160?", []), (["Multiply by José."], "José and Zoë eat 3.", ["José"]),
-    (["A square's area is its side squared."], "Square ABCD has the side 4.", []), (["Join ABCD."], "Square ABCD has the side 4.", ["ABCD"]),
+    (["Natalia halves 48."], "Natalia sold 48 clips. How many?", ["48", "Natalia"]),
+    (["Double Weng's wage."], "Weng earns $12.", ["Weng"]),
+    (["If one is more, add.", "How many are left is a difference."],
+     "If Tom has 3, how many? How?", []),
+    (["Divide by 2,000."], "A car costs $2000.", ["2000"]),
+    (["Take 1.5 times it."], "She runs 1.5 miles. Then 5 miles.", ["1.5"]),
+    (["An hour has 60 minutes."], "How much is it for 50 minutes at 160?", []),
+    (["Multiply by José."], "José and Zoë eat 3.", ["José"]),
+    (["A square's area is its side squared."], "Square ABCD has the side 4.", []),
+    (["Join ABCD."], "Square ABCD has the side 4.", ["ABCD"]),
     (["Bills are paid with a bill."], "Bill has a bill.", []),  # cannot be told apart
 ])
 def test_names_and_numbers_that_are_copied(rules, question, words):
@@ -245,16 +293,21 @@ def test_names_and_numbers_that_are_copied(rules, question, words):
 def test_good_rules_are_rarely_taken_for_copies_and_solutions_nearly_always(shared):
     rows = read_rows(shared / "data" / "gsm8k" / "train_knowledge.jsonl")
     assert sum(bool(copied(row["knowledge"], row["question"])) for row in rows) < 0.05 * len(rows)
-    assert sum(bool(copied(row["rationale"].splitlines(), row["question"])) for row in rows) > 0.95 * len(rows)
+    assert sum(bool(copied(row["rationale"].splitlines(), row["question"]))
+               for row in rows) > 0.95 * len(rows)
 
 
 @pytest.mark.parametrize("headers, wait", [
-    ({}, None), ({"retry-after": "7"}, 7), ({"retry-after": "1.5"}, 1.5), ({"retry-after-ms": "250"}, 0.25), ({"retry-after-ms": "250", "retry-after": "7"}, 0.25),
-    ({"retry-after-ms": "soon", "retry-after": "7"}, 7), ({"retry-after": "99999999"}, 3600), ({"retry-after": "0"}, None), ({"retry-after": "9" * 400}, 3600),
-    *[({"retry-after": odd}, None) for odd in ("-3", "nan", "inf", "soon", "", "Mon, 99 Foo 2026", "Mon, 01 Jan 0001 00:00:00 +2359", "1_0")],
+    ({}, None), ({"retry-after": "7"}, 7), ({"retry-after": "1.5"}, 1.5),
+    ({"retry-after-ms": "250"}, 0.25), ({"retry-after-ms": "250", "retry-after": "7"}, 0.25),
+    ({"retry-after-ms": "soon", "retry-after": "7"}, 7), ({"retry-after": "99999999"}, 3600),
+    ({"retry-after": "0"}, None), ({"retry-after": "9" * 400}, 3600),
+    *[({"retry-after": odd}, None) for odd in (
+        "-3", "nan", "inf", "soon", "", "Mon, 99 Foo 2026", "Mon, 01 Jan 0001 00:00:00 +2359",
+        "1_0")],
 ])
 def test_the_forms_of_retry_after(headers, wait):
-    assert asked_wait(headers) == wait
+    assert retry_after(headers) == wait
 
 
 @pytest.mark.parametrize("seconds", [30, -30])
@@ -263,18 +316,21 @@ def test_retry_after_as_a_date(seconds, monkeypatch):
     time.tzset()
     try:
         date = formatdate(time.time() + seconds, usegmt=True)
-        for form in (date, date.removesuffix(" GMT"), date.replace("GMT", "-0000"), formatdate(time.time() + seconds, localtime=True)):
-            wait = asked_wait({"retry-after": form})
+        for form in (date, date.removesuffix(" GMT"), date.replace("GMT", "-0000"),
+                     formatdate(time.time() + seconds, localtime=True)):
+            wait = retry_after({"retry-after": form})
             assert wait is None if seconds < 0 else 27 < wait <= 30, form
     finally:
         monkeypatch.undo()
         time.tzset()
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# -------------------------------------------------------------------------------------------------
 # A whole run
 
-def test_a_run_writes_rows_that_train_in_the_order_of_the_input(serve, raw, augment, tokenizer_json):
+
+def test_a_run_writes_rows_that_train_in_the_order_of_the_input(serve, raw, augment,
+                                                                tokenizer_json):
     server, source = serve(delay=0.01), raw(20)
     rows = lines(source)
     rows[3]["knowledge"], rows[5]["level"] = ["Mine."], 4
@@ -287,17 +343,22 @@ def test_a_run_writes_rows_that_train_in_the_order_of_the_input(serve, raw, augm
     assert made == expected
     assert server.counts == Counter({i: 1 for i in range(20) if i not in (3, 7)})
     assert "18/18 rows" in said and "1,800 tokens in, 180 out" in said
-    from model import Tokenizer
+    from support.tokenizer import Tokenizer
     tokenizer = Tokenizer(ROOT / "tiny")
     for row in read_rows(augment.out):
         for role in ("kg", "dr"):
             if row["id"] != 9:
-                assert sum(render(row, role, tokenizer)[1]) > 0
+                assert sum(tokenize_example(row, role, tokenizer)[1]) > 0
     before = augment.out.read_bytes()
     status, said, _ = augment(server, source)
-    assert status == 0 and sum(server.counts.values()) == 18 and augment.out.read_bytes() == before and said == f"20 of 20 rows in {augment.out} have knowledge.\n"
+    assert status == 0
+    assert sum(server.counts.values()) == 18
+    assert augment.out.read_bytes() == before
+    assert said == f"20 of 20 rows in {augment.out} have knowledge.\n"
     rows[4]["rationale"] = "otherwise"  # a changed row is asked for anew, and only that one
-    assert augment(server, put(source, rows))[0] == 0 and sum(server.counts.values()) == 19 and server.counts[4] == 2
+    assert augment(server, put(source, rows))[0] == 0
+    assert sum(server.counts.values()) == 19
+    assert server.counts[4] == 2
 
 
 def test_n_rows_first_and_all_later_pays_for_none_twice(serve, raw, augment):
@@ -307,67 +368,97 @@ def test_n_rows_first_and_all_later_pays_for_none_twice(serve, raw, augment):
 
 
 def test_rows_that_lie_where_the_output_or_its_journal_would_are_left_alone(serve, raw, augment):
-    """Without a line break at its end, the file's last row could be taken for one that a kill has torn."""
+    """Without a line break at its end, the file's last row could be taken for one that a kill has
+    torn."""
     augment.out.parent.mkdir()
     for place in (augment.out, augment.journal):
         place.write_bytes(raw(2).read_bytes().rstrip())
         before, server = place.read_bytes(), serve(good)
         status, said, _ = augment(server, place)
-        assert status == 2 and "give the rows a file of their own" in said and place.read_bytes() == before and not server.bodies
+        assert status == 2
+        assert "give the rows a file of their own" in said
+        assert place.read_bytes() == before
+        assert not server.bodies
         place.unlink()
 
 
-def test_a_row_that_fails_is_reported_used_by_ir_refused_by_kg_and_asked_again_next_time(serve, raw, augment):
-    bad = {1: completion('{"knowledge": [', "length"), 4: completion(None, refusal="No."), 6: completion("  "), 8: completion("Add them."), 9: completion("x")}
-    server, source = serve(lambda i, n, body: (200, {}, bad[i]) if i in bad else good(i, n, body)), raw(12)
+def test_a_row_that_fails_is_reported_used_by_ir_refused_by_kg_and_asked_again_next_time(
+        serve, raw, augment):
+    bad = {1: completion('{"knowledge": [', "length"), 4: completion(None, refusal="No."),
+           6: completion("  "), 8: completion("Add them."), 9: completion("x")}
+    server = serve(lambda i, n, body: (200, {}, bad[i]) if i in bad else good(i, n, body))
+    source = raw(12)
     status, said, rows = augment(server, source)
     assert status == 1 and "7 of 12 rows" in said
-    assert f"{100 * (7 + 5 * data.TRIES):,} tokens in, {10 * (7 + 5 * data.TRIES)} out" in said  # replies of no use are paid for, too
+    # replies of no use are paid for, too
+    assert f"{100 * (7 + 5 * data.TRIES):,} tokens in, {10 * (7 + 5 * data.TRIES)} out" in said
     assert "5 have none: 2 no JSON object with a list of 1 to 12 texts; " in said
     assert all(f"1 {why}" in said for why in ("cut off (finish_reason length)", "refused", "empty"))
     assert {i: server.counts[i] for i in bad} == {i: data.TRIES for i in bad}
-    assert [row["knowledge"] for row in rows] == [[] if i in bad else knowledge(i) for i in range(12)]
+    expected = [[] if i in bad else knowledge(i) for i in range(12)]
+    assert [row["knowledge"] for row in rows] == expected
     made = read_rows(augment.out)
     for role in ("kg", "dr"):
         with pytest.raises(ValueError, match=r"train\.jsonl:2: no \"knowledge\""):
-            data.check(made[1], role)
-    data.check(made[1], "ir")
+            check_row(made[1], role)
+    check_row(made[1], "ir")
     bad.clear()
     status, said, rows = augment(server, source)
     assert status == 0 and [row["knowledge"] for row in rows] == [knowledge(i) for i in range(12)]
-    assert server.counts == Counter({i: data.TRIES + 1 if i in (1, 4, 6, 8, 9) else 1 for i in range(12)})
+    failed = (1, 4, 6, 8, 9)
+    assert server.counts == {i: data.TRIES + 1 if i in failed else 1 for i in range(12)}
 
 
 def test_rows_that_were_cut_off_can_be_asked_alone_with_more_tokens(serve, raw, augment, tmp_path):
-    """As the sentence at the end says: other --params ask for every row anew, but not for those that have knowledge in --data."""
-    server = serve(lambda i, n, body: (200, {}, completion("{", "length")) if i == 1 and body["max_tokens"] < 4000 else good(i, n, body))
+    """As the sentence at the end says: other --params ask for every row anew, but not for those
+    that have knowledge in --data."""
+    def answer(i, n, body):
+        short = i == 1 and body["max_tokens"] < 4000
+        return (200, {}, completion("{", "length")) if short else good(i, n, body)
+
+    server, again = serve(answer), tmp_path / "again.jsonl"
     status, said, _ = augment(server, raw(4))
     assert status == 1 and "1 have none: 1 cut off" in said
-    assert f"for other --params (max_tokens, if cut off) take --data {augment.out} and a new --out." in said
+    assert "for other --params (max_tokens, if cut off) take " in said
+    assert f"take --data {augment.out} and a new --out." in said
     server.counts.clear()
-    assert augment(server, augment.out, "--params", '{"max_tokens": 4000}', "--out", tmp_path / "again.jsonl")[0] == 0
-    assert server.counts == {1: 1} and [row["knowledge"] for row in lines(tmp_path / "again.jsonl")] == [knowledge(i) for i in range(4)]
+    more = ["--params", '{"max_tokens": 4000}', "--out", again]
+    assert augment(server, augment.out, *more)[0] == 0 and server.counts == {1: 1}
+    assert [row["knowledge"] for row in lines(again)] == [knowledge(i) for i in range(4)]
 
 
-def test_the_progress_line_shows_rate_time_left_and_cost_during_a_run(serve, raw, augment, monkeypatch):
+def test_the_progress_line_shows_rate_time_left_and_cost_during_a_run(serve, raw, augment,
+                                                                      monkeypatch):
     """With a clock that runs 100 times as fast: several of these lines, each right by itself."""
-    monkeypatch.setattr(data, "time", SimpleNamespace(monotonic=lambda: 100 * time.monotonic(), time=time.time))
+    monkeypatch.setattr(augmenting, "time",
+                        SimpleNamespace(monotonic=lambda: 100 * time.monotonic()))
     status, said, _ = augment(serve(delay=0.05), raw(40), "--workers", 4, "--prices", 1e6, 2e6)
-    shown = re.findall(r"^(\d+)/40 rows, ([\d.]+) rows/s, (\d+):(\d\d):(\d\d) left, ([\d,]+) tokens in, (\d+) out, about \$([\d.]+)$", said, re.M)
-    assert status == 0 and len(shown) >= 3 and shown[-1][0] == "40" and shown[-1][2:5] == ("0", "00", "00")
+    line = (r"^(\d+)/40 rows, ([\d.]+) rows/s, (\d+):(\d\d):(\d\d) left, ([\d,]+) tokens in, "
+            r"(\d+) out, about \$([\d.]+)$")
+    shown = re.findall(line, said, re.M)
+    assert status == 0
+    assert len(shown) >= 3
+    assert shown[-1][0] == "40"
+    assert shown[-1][2:5] == ("0", "00", "00")
     for done, rate, hours, minutes, seconds, tokens, out, dollars in shown:
         left = int(hours) * 3600 + int(minutes) * 60 + int(seconds)
-        assert abs(left - (40 - int(done)) / float(rate)) < 2 + 0.02 * left and tokens.replace(",", "") == f"{done}00"
+        assert abs(left - (40 - int(done)) / float(rate)) < 2 + 0.02 * left
+        assert tokens.replace(",", "") == f"{done}00"
         assert out == f"{done}0" and float(dollars) == 120 * int(done)
-    assert 0 < int(shown[0][0]) < 40 and 0.05 < float(shown[0][1]) < 4 / 0.05 / 100  # rows/s, by that clock: 4 workers at 50 ms are the most
+    # rows/s, by that clock: 4 workers at 50 ms are the most
+    assert 0 < int(shown[0][0]) < 40 and 0.05 < float(shown[0][1]) < 4 / 0.05 / 100
 
 
 @pytest.mark.parametrize("usage, said", [
-    ({"prompt_tokens": 10 ** 400, "completion_tokens": 5}, f"{10 ** 9:,} tokens in, 5 out"), ({"prompt_tokens": -7, "completion_tokens": 5}, "0 tokens in, 5 out"),
-    ({"completion_tokens": 5}, "0 tokens in, 5 out"), ({"prompt_tokens": 5}, "5 tokens in, 0 out"), (None, "0 tokens in, 0 out"), ([1], "0 tokens in, 0 out"),
-    ({"prompt_tokens": "many", "completion_tokens": []}, "0 tokens in, 0 out")])
+    ({"prompt_tokens": 10**400, "completion_tokens": 5}, f"{10**9:,} tokens in, 5 out"),
+    ({"prompt_tokens": -7, "completion_tokens": 5}, "0 tokens in, 5 out"),
+    ({"completion_tokens": 5}, "0 tokens in, 5 out"), ({"prompt_tokens": 5}, "5 tokens in, 0 out"),
+    (None, "0 tokens in, 0 out"), ([1], "0 tokens in, 0 out"),
+    ({"prompt_tokens": "many", "completion_tokens": []}, "0 tokens in, 0 out"),
+])
 def test_a_server_that_counts_oddly_costs_no_row(serve, raw, augment, usage, said):
-    server = serve(lambda i, n, body: (200, {}, completion('{"knowledge": ["Add."]}') | {"usage": usage}))
+    reply = completion('{"knowledge": ["Add."]}') | {"usage": usage}
+    server = serve(lambda i, n, body: (200, {}, reply))
     status, told, rows = augment(server, raw(1), "--prices", 1, 1)
     assert status == 0 and rows[0]["knowledge"] == ["Add."] and f"left, {said}, about $" in told
 
@@ -377,47 +468,77 @@ def test_strict_asks_once_more_where_rules_copy(serve, raw, augment):
         told = len(body["messages"]) == 3
         if i == 3 and told:
             return 200, {}, completion("I will not.")
-        copies = i and not (i == 1 and told)  # row 1 mends itself when told, row 2 never, row 3 says nothing of use
-        return 200, {}, completion(json.dumps({"knowledge": [f"Ann has {i + 20}."] if copies else knowledge(i)}))
+        # row 1 mends itself when told, row 2 never, row 3 says nothing of use
+        copies = i and not (i == 1 and told)
+        rules = [f"Ann has {i + 20}."] if copies else knowledge(i)
+        return 200, {}, completion(json.dumps({"knowledge": rules}))
+
     server, source = serve(answer), raw(4)
     status, said, rows = augment(server, source)
-    assert status == 0 and "3 have rules that copy" in said and "has 21, Ann" in said and max(server.counts.values()) == 1
-    server.counts.clear()  # the same again, strictly: only these three are asked, and only the second question
+    assert status == 0
+    assert "3 have rules that copy" in said
+    assert "has 21, Ann" in said
+    assert max(server.counts.values()) == 1
+    # the same again, strictly: only these three are asked, and only the second question
+    server.counts.clear()
     status, said, rows = augment(server, source, "--strict")
-    assert status == 1 and server.counts == Counter({1: 1, 2: 1, 3: data.TRIES}) and "2 have rules that copy" in said and "4 of 4 rows" in said
-    assert "1 second questions failed: no JSON object with a list of 1 to 12 texts. The first rules stay" in said and "have none" not in said
-    assert [row["knowledge"] for row in rows] == [knowledge(0), knowledge(1), ["Ann has 22."], ["Ann has 23."]]
+    assert status == 1
+    assert server.counts == Counter({1: 1, 2: 1, 3: data.TRIES})
+    assert "2 have rules that copy" in said
+    assert "4 of 4 rows" in said
+    assert "1 second questions failed: no JSON object with a list of 1 to 12 texts. The " in said
+    assert "The first rules stay" in said
+    assert "have none" not in said
+    expected = [knowledge(0), knowledge(1), ["Ann has 22."], ["Ann has 23."]]
+    assert [row["knowledge"] for row in rows] == expected
     told = [body for body in server.bodies if len(body["messages"]) == 3]
-    assert all([m["role"] for m in body["messages"]] == ["user", "assistant", "user"] for body in told)
-    assert {body["messages"][2]["content"] for body in told} == {data.COPIED.format(f"{i}, Ann") for i in (21, 22, 23)}
-    assert {body["messages"][1]["content"] for body in told} == {json.dumps({"knowledge": [f"Ann has {i}."]}) for i in (21, 22, 23)}
-    server.counts.clear()  # what was mended stays so, also if nobody is strict; what was answered is not asked a third time
+    rules = [json.dumps({"knowledge": [f"Ann has {i}."]}) for i in (21, 22, 23)]
+    for body in told:
+        assert [m["role"] for m in body["messages"]] == ["user", "assistant", "user"]
+    assert {body["messages"][1]["content"] for body in told} == set(rules)
+    assert {body["messages"][2]["content"] for body in told} == {
+        data.COPIED.format(f"{i}, Ann") for i in (21, 22, 23)}
+    # what was mended stays so, also if nobody is strict; what was answered is not asked a third
+    # time
+    server.counts.clear()
     status, said, made = augment(server, source)
     assert status == 0 and made == rows and not server.counts and "second" not in said
     assert augment(server, source, "--strict")[0] == 1 and server.counts == Counter({3: data.TRIES})
     server.counts.clear()
     augment.journal.unlink()
     augment.out.unlink()
-    assert augment(server, source, "--strict")[2] == rows and server.counts == Counter({0: 1, 1: 2, 2: 2, 3: 1 + data.TRIES})
+    assert augment(server, source, "--strict")[2] == rows
+    assert server.counts == Counter({0: 1, 1: 2, 2: 2, 3: 1 + data.TRIES})
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# -------------------------------------------------------------------------------------------------
 # Servers that say no
 
+
 @pytest.mark.parametrize("status, error, words", [
-    (400, {"error": {"message": f"The model wise does not exist for {KEY}."}}, "The model wise does not exist for [key]."),
-    (401, {"error": {"message": f"Incorrect API key provided: {KEY}.", "code": "invalid_api_key"}}, "Incorrect API key provided: [key]."),
-    (403, {"error": "Country not supported"}, "Country not supported"), (404, {"message": "no such model"}, "no such model"),
-    (404, b"<html>\n not here </html>", "<html> not here </html>"), (402, {"error": {"message": "Insufficient balance"}}, "Insufficient balance"),
-    (429, {"error": {"message": "You exceeded your current quota.", "code": "insufficient_quota"}}, "You exceeded your current quota."),
-    (429, {"error": {"message": "You exceeded your current quota.", "type": "insufficient_quota", "code": None}}, "You exceeded your current quota."),
-    (301, {"message": "moved"}, "moved"), (401, b"", "/elsewhere"), (403, b"\x1b[31mNo\x07, \xc2\x9bnever", "[31mNo , never"),
+    (400, {"error": {"message": f"The model wise does not exist for {KEY}."}},
+     "The model wise does not exist for [key]."),
+    (401, {"error": {"message": f"Incorrect API key provided: {KEY}.", "code": "invalid_api_key"}},
+     "Incorrect API key provided: [key]."),
+    (403, {"error": "Country not supported"}, "Country not supported"),
+    (404, {"message": "no such model"}, "no such model"),
+    (404, b"<html>\n not here </html>", "<html> not here </html>"),
+    (402, {"error": {"message": "Insufficient balance"}}, "Insufficient balance"),
+    (429, {"error": {"message": "You exceeded your current quota.", "code": "insufficient_quota"}},
+     "You exceeded your current quota."),
+    (429, {"error": {"message": "You exceeded your current quota.", "type": "insufficient_quota",
+                     "code": None}}, "You exceeded your current quota."),
+    (301, {"message": "moved"}, "moved"), (401, b"", "/elsewhere"),
+    (403, b"\x1b[31mNo\x07, \xc2\x9bnever", "[31mNo , never"),
 ])
-def test_an_error_that_concerns_all_stops_at_once_in_the_servers_own_words(serve, raw, augment, status, error, words):
-    server, source = serve(lambda i, n, body: (status, {"Location": "/elsewhere"}, error) if i >= 5 else good(i, n, body)), raw(60)
+def test_an_error_that_concerns_all_stops_at_once_in_the_servers_own_words(serve, raw, augment,
+                                                                           status, error, words):
+    refused = status, {"Location": "/elsewhere"}, error
+    server = serve(lambda i, n, body: refused if i >= 5 else good(i, n, body))
+    source = raw(60)
     code, said, rows = augment(server, source, "--workers", 3)
     assert code == 2 and rows is None and said.endswith(f"answered with status {status}: {words}")
-    assert f"What is paid for is kept in {augment.journal}: the same command goes on from there." in said
+    assert f"What is paid for is kept in {augment.journal}: the same command goes on" in said
     assert sum(server.counts.values()) <= 5 + 3 and set(server.counts.values()) == {1}
     server.answer = good
     assert augment(server, source)[0] == 0
@@ -425,60 +546,94 @@ def test_an_error_that_concerns_all_stops_at_once_in_the_servers_own_words(serve
 
 
 @pytest.mark.parametrize("status, headers, words", [
-    (401, {}, "answered with status 401: Unauthorized"), (204, {}, "answered with status 204: No Content"),
+    (401, {}, "answered with status 401: Unauthorized"),
+    (204, {}, "answered with status 204: No Content"),
     (307, {"Location": "https://else.where/v1"}, "answered with status 307: https://else.where/v1"),
-    (301, {"Location": "http://[half"}, ""), (200, {"Content-Length": "10, 20"}, "(10, 20)")])
+    (301, {"Location": "http://[half"}, ""), (200, {"Content-Length": "10, 20"}, "(10, 20)"),
+])
 def test_a_reply_without_words_is_told_by_its_headers(serve, raw, augment, status, headers, words):
     server = serve(lambda i, n, body: (status, headers, b""))
     code, said, _ = augment(server, raw(1))
-    assert code == 2 and words in said and not said.endswith(": ") and "Asked about" in said and f"{server.url}/chat/completions" in said
-    assert "is not the address of a server" not in said and ("no reply can be had from" in said) == ("status" not in words)
+    assert code == 2
+    assert words in said
+    assert not said.endswith(": ")
+    assert "Asked about" in said
+    assert f"{server.url}/chat/completions" in said
+    assert "is not the address of a server" not in said
+    assert ("no reply can be had from" in said) == ("status" not in words)
 
 
-@pytest.mark.parametrize("message", [f"Insufficient credits of {KEY}" + "!" * 999, *("Insufficient credits" + "!" * n + KEY for n in range(60, 100, 8))])
+@pytest.mark.parametrize("message", [
+    f"Insufficient credits of {KEY}" + "!" * 999,
+    *("Insufficient credits" + "!" * n + KEY for n in range(60, 100, 8)),
+])
 def test_an_error_object_with_status_200_is_a_reason(serve, raw, augment, message):
     """Cut where it is long, but not so that a part of the key stays."""
     server = serve(lambda i, n, body: (200, {}, {"error": {"message": message, "code": 402}}))
     status, said, _ = augment(server, raw(2))
-    [why] = re.findall(r"2 have none: 2 (not a chat completion: .*Insufficient credits.*)\. The same", said)
-    assert status == 1 and len(why) <= 150 and KEY[:8] not in said and server.counts == Counter({0: data.TRIES, 1: data.TRIES})
+    reason = r"2 have none: 2 (not a chat completion: .*Insufficient credits.*)\. The same"
+    [why] = re.findall(reason, said)
+    assert status == 1
+    assert len(why) <= 150
+    assert KEY[:8] not in said
+    assert server.counts == Counter({0: data.TRIES, 1: data.TRIES})
 
 
 def test_a_body_may_begin_with_a_byte_order_mark(serve, raw, augment):
-    server = serve(lambda i, n, body: (200, {}, b"\xef\xbb\xbf" + json.dumps(good(i, n, body)[2]).encode()))
+    body = b"\xef\xbb\xbf" + json.dumps(good(0, 0, None)[2]).encode()
+    server = serve(lambda *_: (200, {}, body))
     assert augment(server, raw(1))[2][0]["knowledge"] == knowledge(0) and server.counts == {0: 1}
 
 
 def test_an_error_that_one_worker_meets_stops_the_others(serve, raw, augment):
     """What they have in flight arrives and is kept."""
-    server = serve(lambda i, n, body: (401, {}, {"error": "No."}) if i == 5 else good(i, n, body), delay=0.1)
+    server = serve(lambda i, n, body: (401, {}, {"error": "No."}) if i == 5 else good(i, n, body),
+                   delay=0.1)
     code, said, rows = augment(server, source := raw(90), "--workers", 3)
-    assert code == 2 and rows is None and said.endswith(f"Asked about {source}:6, {server.url}/chat/completions answered with status 401: No.")
+    assert code == 2
+    assert rows is None
+    place = f"Asked about {source}:6, {server.url}/chat/completions"
+    assert said.endswith(f"{place} answered with status 401: No.")
     assert len(lines(augment.journal)) == sum(server.counts.values()) - 1 < 60
 
 
 def test_json_mode_is_given_up_where_the_server_does_not_know_it(serve, raw, augment):
     def answer(i, n, body):
-        return (400, {}, {"error": {"message": "Unrecognized request argument supplied: response_format"}}) if "response_format" in body else good(i, n, body)
+        if "response_format" not in body:
+            return good(i, n, body)
+        words = "Unrecognized request argument supplied: response_format"
+        return 400, {}, {"error": {"message": words}}
+
     server = serve(answer)
     assert augment(server, raw(30), "--workers", 4)[0] == 0
-    assert 1 <= sum("response_format" in body for body in server.bodies) <= 4 and len(server.bodies) <= 34
+    assert 1 <= sum("response_format" in body for body in server.bodies) <= 4
+    assert len(server.bodies) <= 34
 
 
-@pytest.mark.parametrize("words, modes", [("response_format or whatever", [True, False]), ("The model wise does not exist.", [True])])
-def test_a_server_that_refuses_without_json_mode_too_is_tried_once_without(serve, raw, augment, words, modes):
+@pytest.mark.parametrize("words, modes", [
+    ("response_format or whatever", [True, False]), ("The model wise does not exist.", [True]),
+])
+def test_a_server_that_refuses_without_json_mode_too_is_tried_once_without(serve, raw, augment,
+                                                                           words, modes):
     server = serve(lambda i, n, body: (400, {}, {"error": {"message": words}}))
     status, said, _ = augment(server, raw(5), "--workers", 1)
-    assert status == 2 and words in said and ["response_format" in body for body in server.bodies] == modes
+    assert status == 2
+    assert words in said
+    assert ["response_format" in body for body in server.bodies] == modes
 
 
-@pytest.mark.parametrize("trouble", [(408, {}, b""), (409, {}, {"error": {"message": "lock"}}), (429, {}, {"error": {"code": "rate_limit_exceeded"}}), (500, {}, b"<html>"),
-                                     (502, {}, b""), (503, {"Retry-After": "0"}, {}), (529, {}, {}), "drop", "half", "stall", (200, {}, b"{not json"), (200, {}, b"\xff\xfe")])
+@pytest.mark.parametrize("trouble", [
+    (408, {}, b""), (409, {}, {"error": {"message": "lock"}}),
+    (429, {}, {"error": {"code": "rate_limit_exceeded"}}), (500, {}, b"<html>"), (502, {}, b""),
+    (503, {"Retry-After": "0"}, {}), (529, {}, {}), "drop", "half", "stall",
+    (200, {}, b"{not json"), (200, {}, b"\xff\xfe"),
+])
 def test_trouble_that_passes_is_outlived(serve, raw, augment, trouble):
     server = serve(lambda i, n, body: trouble if n == 0 and i % 2 else good(i, n, body))
     status, said, rows = augment(server, raw(4), *(["--timeout", 3] if trouble == "stall" else []))
     assert status == 0 and [row["knowledge"] for row in rows] == [knowledge(i) for i in range(4)]
-    assert server.counts == Counter({0: 1, 1: 2, 2: 1, 3: 2}) and (trouble != "stall" or "last trouble: no reply in time" in said)
+    assert server.counts == Counter({0: 1, 1: 2, 2: 1, 3: 2})
+    assert trouble != "stall" or "last trouble: no reply in time" in said
 
 
 def test_a_server_that_does_not_pick_up_is_given_up(raw, augment, monkeypatch):
@@ -489,7 +644,8 @@ def test_a_server_that_does_not_pick_up_is_given_up(raw, augment, monkeypatch):
         for one in waiting:
             one.setblocking(False)
             one.connect_ex(full.getsockname())
-        status, said, _ = augment(SimpleNamespace(url=f"http://127.0.0.1:{full.getsockname()[1]}"), raw(1), "--timeout", 1)
+        server = SimpleNamespace(url=f"http://127.0.0.1:{full.getsockname()[1]}")
+        status, said, _ = augment(server, raw(1), "--timeout", 1)
         for one in waiting:
             one.close()
     assert status == 1 and "1 no reply in time" in said
@@ -498,20 +654,24 @@ def test_a_server_that_does_not_pick_up_is_given_up(raw, augment, monkeypatch):
 def test_waits_grow_and_differ_where_the_server_does_not_say(serve, raw, augment, monkeypatch):
     monkeypatch.setattr(data, "BACKOFF", (0.1, 0.3))
     server = serve(lambda i, n, body: (503, {}, b""))
-    augment(server, raw(1))
-    gaps = [b - a for a, b in zip(server.times, server.times[1:])]
-    assert len(gaps) == 4 and all(gap > wait for gap, wait in zip(gaps, (0.1, 0.2, 0.3, 0.3)))
+
+    def gaps():
+        server.times.clear()
+        augment(server, raw(1))
+        return [b - a for a, b in itertools.pairwise(server.times)]
+
+    for gap, least in zip(gaps(), (0.1, 0.2, 0.3, 0.3), strict=True):
+        assert gap > least
     drawn = []  # chance may double a wait, or workers would come back together
     monkeypatch.setattr(data.random, "uniform", lambda low, high: drawn.append((low, high)) or high)
-    server.times.clear()
-    augment(server, raw(1))
-    gaps = [b - a for a, b in zip(server.times, server.times[1:])]
-    assert len(gaps) == 4 and all(gap > 2 * wait for gap, wait in zip(gaps, (0.09, 0.19, 0.29, 0.29)))
+    for gap, least in zip(gaps(), (0.09, 0.19, 0.29, 0.29), strict=True):
+        assert gap > 2 * least
     assert len(drawn) >= 4 and all(low == 0 < high for low, high in drawn)
 
 
 def test_other_trouble_than_429_also_waits_as_long_as_the_server_asks(serve, raw, augment):
-    server = serve(lambda i, n, body: (503, {"retry-after-ms": "1500"}, b"") if n == 0 else good(i, n, body))
+    busy = 503, {"retry-after-ms": "1500"}, b""
+    server = serve(lambda i, n, body: busy if n == 0 else good(i, n, body))
     assert augment(server, raw(1))[0] == 0 and server.times[1] - server.times[0] > 1.4
 
 
@@ -527,7 +687,9 @@ def test_trouble_that_does_not_pass_ends_within_the_bound(serve, raw, augment):
     answers = [(500, {}, b""), "drop", (429, {}, b"")]
     server = serve(lambda i, n, body: answers[i])
     status, said, rows = augment(server, raw(3))
-    assert status == 1 and all(f"1 {why}" in said for why in ("HTTP status 500", "no connection, or a lost one", "HTTP status 429"))
+    assert status == 1
+    for why in ("HTTP status 500", "no connection, or a lost one", "HTTP status 429"):
+        assert f"1 {why}" in said
     assert server.counts == Counter({0: data.TRIES, 1: data.TRIES, 2: 4 * data.TRIES})
 
 
@@ -539,55 +701,77 @@ def test_nobody_listens_there(serve, raw, augment):
     assert status == 1 and "2 no connection, or a lost one" in said
     server.url = "htp://nowhere"
     status, said, _ = augment(server, raw(2))
-    assert status == 2 and "no reply can be had from htp://nowhere/chat/completions: No connection adapters" in said
+    assert status == 2
+    assert "no reply can be had from htp://nowhere/chat/completions: No connection adapters" in said
 
 
-@pytest.mark.parametrize("headers, wait", [({"Retry-After": "2"}, 2), ({"retry-after-ms": "1500"}, 1.5), ("date", 2)])
-def test_after_a_429_all_workers_leave_the_server_alone_as_long_as_it_asks(serve, raw, augment, headers, wait):
+@pytest.mark.parametrize("headers, wait", [
+    ({"Retry-After": "2"}, 2), ({"retry-after-ms": "1500"}, 1.5), ("date", 2),
+])
+def test_after_a_429_all_workers_leave_the_server_alone_as_long_as_it_asks(serve, raw, augment,
+                                                                           headers, wait):
     said_no = []
 
     def answer(i, n, body):
         if i == 10 and n == 0:
             said_no.append(time.monotonic())
-            return 429, {"Retry-After": formatdate(time.time() + 3, usegmt=True)} if headers == "date" else headers, {"error": {"code": "slow_down"}}
+            date = {"Retry-After": formatdate(time.time() + 3, usegmt=True)}
+            told = date if headers == "date" else headers
+            return 429, told, {"error": {"code": "slow_down"}}
         return good(i, n, body)
+
     server = serve(answer, delay=0.02)
     assert augment(server, raw(60), "--workers", 4)[0] == 0
-    times = [said_no[0], *sorted(time for time in server.times if time > said_no[0])]  # the pause may begin at once
+    # the pause may begin at once
+    times = [said_no[0], *sorted(time for time in server.times if time > said_no[0])]
     assert len(times) >= 40
-    gap, i = max((b - a, i) for i, (a, b) in enumerate(zip(times, times[1:])))
-    assert gap > 0.7 * wait and i < 20  # soon nobody asks (what was under way arrives, of course), for about as long as it said
+    gap, i = max((b - a, i) for i, (a, b) in enumerate(itertools.pairwise(times)))
+    # soon nobody asks (what was under way arrives, of course), for about as long as it said
+    assert gap > 0.7 * wait and i < 20
 
 
 def test_a_server_that_misbehaves_in_every_way_at_random(serve, raw, augment):
-    """30% of the replies are bad; every row ends, done or failed with a reason, within the bound of requests."""
+    """30% of the replies are bad; every row ends, done or failed with a reason, within the bound of
+    requests."""
     rng = random.Random(0)
     rule = json.dumps({"knowledge": ["Rule."]})
-    troubles = [(429, {"retry-after-ms": "20"}, {"error": {"code": "rate_limit_exceeded"}}), (429, {}, b""), (408, {}, b""), (409, {}, b""), (500, {}, b"oops"), (503, {}, b""),
-                "drop", "half", "stall", (200, {}, b"<html>"), (200, {}, {}), (200, {}, completion(rule[:-5], "length")), (200, {}, completion(None, "content_filter")),
-                (200, {}, completion("")), (200, {}, completion('{"knowledge": []}')), (200, {}, completion(f"I know {KEY}"))]
+    troubles = [(429, {"retry-after-ms": "20"}, {"error": {"code": "rate_limit_exceeded"}}),
+                (429, {}, b""), (408, {}, b""), (409, {}, b""), (500, {}, b"oops"), (503, {}, b""),
+                "drop", "half", "stall", (200, {}, b"<html>"), (200, {}, {}),
+                (200, {}, completion(rule[:-5], "length")),
+                (200, {}, completion(None, "content_filter")), (200, {}, completion("")),
+                (200, {}, completion('{"knowledge": []}')), (200, {}, completion(f"I know {KEY}"))]
 
     def answer(i, n, body):
         with server.lock:
-            trouble = rng.choices(troubles, [0.2 if t == "stall" else 2 for t in troubles])[0] if rng.random() < 0.3 else None
-        return trouble or good(i, n, body)
+            if rng.random() < 0.3:
+                return rng.choices(troubles, [0.2 if t == "stall" else 2 for t in troubles])[0]
+        return good(i, n, body)
+
     server = serve(answer)
     status, said, rows = augment(server, raw(300), "--timeout", 3)
     assert [row["id"] for row in rows] == list(range(300))
     failed = [i for i, row in enumerate(rows) if row["knowledge"] != knowledge(i)]
     entries = {tuple(entry.get("knowledge", ())): entry for entry in lines(augment.journal)}
-    assert len(lines(augment.journal)) == 300 and status == bool(failed) and f"{300 - len(failed)} of 300 rows" in said
-    assert sum("failed" in entry for entry in lines(augment.journal)) == len(failed) < 10 and set(entries) >= {tuple(knowledge(i)) for i in range(300) if i not in failed}
-    assert max(server.counts.values()) <= 4 * data.TRIES and 300 < sum(server.counts.values()) < 300 * 2
+    assert len(lines(augment.journal)) == 300
+    assert status == bool(failed)
+    assert f"{300 - len(failed)} of 300 rows" in said
+    assert sum("failed" in entry for entry in lines(augment.journal)) == len(failed) < 10
+    assert set(entries) >= {tuple(knowledge(i)) for i in range(300) if i not in failed}
+    assert max(server.counts.values()) <= 4 * data.TRIES
+    assert 300 < sum(server.counts.values()) < 300 * 2
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# -------------------------------------------------------------------------------------------------
 # The key
 
+
 def test_the_key_is_nowhere_not_even_when_the_server_says_it_back(serve, raw, augment):
-    """In rules, also when JSON spells it otherwise, and in errors; `augment` itself looks through all that was written."""
+    """In rules, also when JSON spells it otherwise, and in errors; `augment` itself looks through
+    all that was written."""
     spelt = "".join(f"\\u{ord(c):04x}" for c in KEY)
-    server = serve(lambda i, n, body: (200, {}, completion('{"knowledge": ["Use %s."]}' % (spelt if i else KEY))))
+    contents = [f'{{"knowledge": ["Use {key}."]}}' for key in (KEY, spelt)]
+    server = serve(lambda i, n, body: (200, {}, completion(contents[i])))
     status, _, rows = augment(server, raw(2))
     assert status == 0 and [row["knowledge"] for row in rows] == [["Use [key]."]] * 2
 
@@ -595,21 +779,27 @@ def test_the_key_is_nowhere_not_even_when_the_server_says_it_back(serve, raw, au
 def test_a_key_that_is_a_word_does_not_spoil_the_rules(serve, raw, augment, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "a")
     server = serve()
-    monkeypatch.setattr(sys, "argv", command(raw(1), augment.out, "--teacher", "wise", "--url", server.url))
-    assert data.main() == 0 and lines(augment.out)[0]["knowledge"] == knowledge(0) and server.headers[0]["Authorization"] == "Bearer a"
+    asking = ["--teacher", "wise", "--url", server.url]
+    monkeypatch.setattr(sys, "argv", command(raw(1), augment.out, *asking))
+    assert data.main() == 0
+    assert lines(augment.out)[0]["knowledge"] == knowledge(0)
+    assert server.headers[0]["Authorization"] == "Bearer a"
 
 
 @pytest.mark.parametrize("key", ["sk-one two", "sk-ä", "sk-a\nb"])
 def test_a_key_that_cannot_be_one_is_refused_unseen(serve, raw, augment, monkeypatch, key):
     monkeypatch.setenv("OPENAI_API_KEY", key)
     server = serve()
-    monkeypatch.setattr(sys, "argv", command(raw(1), augment.out, "--teacher", "wise", "--url", server.url))
-    with pytest.raises(ValueError, match="^OPENAI_API_KEY holds a character that cannot be in a key.$"):
+    asking = ["--teacher", "wise", "--url", server.url]
+    monkeypatch.setattr(sys, "argv", command(raw(1), augment.out, *asking))
+    words = "^OPENAI_API_KEY holds a character that cannot be in a key.$"
+    with pytest.raises(ValueError, match=words):
         data.main()
     assert not server.bodies
 
 
-def test_without_a_key_none_is_sent_whatever_a_netrc_says(serve, raw, augment, monkeypatch, tmp_path):
+def test_without_a_key_none_is_sent_whatever_a_netrc_says(serve, raw, augment, monkeypatch,
+                                                          tmp_path):
     netrc = tmp_path / "netrc"
     netrc.write_text("default login me password other\n")
     netrc.chmod(0o600)
@@ -617,16 +807,23 @@ def test_without_a_key_none_is_sent_whatever_a_netrc_says(serve, raw, augment, m
     for key, sent in (("", None), (KEY, f"Bearer {KEY}")):
         monkeypatch.setenv("OPENAI_API_KEY", key)
         server = serve()
-        monkeypatch.setattr(sys, "argv", command(raw(2 if key else 1), augment.out, "--teacher", "wise", "--url", server.url))
+        asking = ["--teacher", "wise", "--url", server.url]
+        monkeypatch.setattr(sys, "argv", command(raw(2 if key else 1), augment.out, *asking))
         assert data.main() == 0 and server.headers[-1].get("Authorization") == sent
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# -------------------------------------------------------------------------------------------------
 # Stopped, killed, started twice
 
+
+STOPPED = "Stopped. What is paid for is kept in {}: the same command goes on from there.\n"
+
+
 def start(server, source, out, *more):
-    return subprocess.Popen([sys.executable, *command(source, out, "--teacher", "wise", "--url", server.url, *more)], cwd=ROOT, text=True,
-                            env=os.environ | {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": ""}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    words = command(source, out, "--teacher", "wise", "--url", server.url, *more)
+    return subprocess.Popen([sys.executable, *words], cwd=ROOT, text=True,
+                            env=os.environ | {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": ""},
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def wait_for(condition, seconds=300):
@@ -639,37 +836,42 @@ def wait_for(condition, seconds=300):
 def in_journal(path):
     """The rows that are finished for good: i of the whole lines of a journal."""
     whole = path.read_bytes().rpartition(b"\n")[0].splitlines() if path.exists() else []
-    return {int("".join(str("abcdefghij".index(c)) for c in json.loads(line)["knowledge"][0].split()[-1].rstrip("."))) for line in whole}
+    names = [json.loads(line)["knowledge"][0].split()[-1].rstrip(".") for line in whole]
+    return {int("".join(str("abcdefghij".index(c)) for c in name)) for name in names}
 
 
-def test_killed_25_times_nothing_is_lost_or_paid_for_twice(serve, raw, augment, tmp_path):
-    """22 kills at random moments of the asking, 3 while the rows are put together; then the file is what one calm run writes."""
+def test_killed_17_times_nothing_is_lost_or_paid_for_twice(serve, raw, augment, tmp_path):
+    """15 kills at random moments of the asking, 2 while the rows are put together; then the file is
+    what one calm run writes."""
     goal = 0
 
     def answer(i, n, body):
-        while sum(server.counts.values()) > goal + 20:  # where the machine is slow to kill, it must not run to its end meanwhile
+        # Where the machine is slow to kill, it must not run to its end meanwhile.
+        while sum(server.counts.values()) > goal + 20:
             time.sleep(0.01)
         return good(i, n, body)
-    server, source, rng, n = serve(answer, delay=0.02), raw(900), random.Random(1), 900
+
+    server, source, rng, n = serve(answer, delay=0.02), raw(600), random.Random(1), 600
     out = tmp_path / "killed" / "train.jsonl"
     journal = out.with_name("train.jsonl.journal")
-    finished, kills = {}, 0  # rows that were in the journal when a kill came, with the requests for them until then
-    while kills < 25:
-        if kills >= 22 and len(in_journal(journal)) < n:
-            goal = n * 2  # no kill until all is asked for
-        else:
-            goal = sum(server.counts.values()) + rng.randrange(0, 40)
+    # Rows that were in the journal when a kill came, with the requests for them until then.
+    finished = {}
+    for kill in range(17):
+        asking = kill < 15 or len(in_journal(journal)) == n
+        goal = sum(server.counts.values()) + rng.randrange(0, 40) if asking else n * 2
         process = start(server, source, out)
-        if kills < 22:
-            wait_for(lambda: sum(server.counts.values()) >= goal or process.poll() is not None)
+        end = time.monotonic() + 300
+        while kill < 15 and sum(server.counts.values()) < goal and process.poll() is None:
+            assert time.monotonic() < end
+            time.sleep(0.005)
+        if kill < 15:
             time.sleep(rng.uniform(0, 0.03))
         else:
             wait_for(lambda: journal.read_bytes().count(b"\n") == n)
             time.sleep(rng.uniform(0, 1.5))
         process.kill()
         process.communicate()
-        kills += 1
-        assert process.returncode == -signal.SIGKILL or kills > 22, (process.returncode, kills)
+        assert process.returncode == -signal.SIGKILL or kill > 15, (process.returncode, kill)
         assert not out.exists() or len(lines(out)) == n  # never half of it
         for i in in_journal(journal):
             finished.setdefault(i, server.counts[i])
@@ -678,11 +880,13 @@ def test_killed_25_times_nothing_is_lost_or_paid_for_twice(serve, raw, augment, 
     process = start(server, source, out)
     said = process.communicate(timeout=300)
     assert process.returncode == 0, said
-    assert all(server.counts[i] == count for i, count in finished.items())  # not one of them was asked for again
-    assert n <= sum(server.counts.values()) <= n + 25 * 8
+    # Not one of them was asked for again.
+    assert all(server.counts[i] == count for i, count in finished.items())
+    assert n <= sum(server.counts.values()) <= n + 17 * 8
     calm = serve()
     assert augment(calm, source)[0] == 0
-    assert out.read_bytes() == augment.out.read_bytes() and [row["knowledge"] for row in lines(out)] == [knowledge(i) for i in range(n)]
+    assert out.read_bytes() == augment.out.read_bytes()
+    assert [row["knowledge"] for row in lines(out)] == [knowledge(i) for i in range(n)]
 
 
 @pytest.mark.parametrize("times", [1, 2])
@@ -693,12 +897,15 @@ def test_ctrl_c_waits_for_what_is_paid_for_and_says_how_to_go_on(serve, raw, tmp
         if i >= 5:
             release.wait(300)
         return good(i, n, body)
+
     server, source, out = serve(answer), raw(40), tmp_path / "train.jsonl"
     journal = tmp_path / "train.jsonl.journal"
     process = start(server, source, out, "--workers", 5)
-    wait_for(lambda: len(server.bodies) == 10 and len(in_journal(journal)) == 5)  # the second five are in flight
+    # the second five are in flight
+    wait_for(lambda: len(server.bodies) == 10 and len(in_journal(journal)) == 5)
     if shutil.which("ps"):
-        listing = subprocess.run(["ps", "-eww", "-o", "args"], capture_output=True, text=True).stdout
+        listing = subprocess.run(["ps", "-eww", "-o", "args"], capture_output=True,
+                                 text=True).stdout
         assert str(out) in listing and KEY not in listing
     process.send_signal(signal.SIGINT)
     said = ""
@@ -712,50 +919,65 @@ def test_ctrl_c_waits_for_what_is_paid_for_and_says_how_to_go_on(serve, raw, tmp
     _, rest = process.communicate(timeout=120)
     release.set()
     assert process.returncode == 130 and "Traceback" not in said + rest and not out.exists()
-    assert rest.endswith(f"Stopped. What is paid for is kept in {journal}: the same command goes on from there.\n")
+    assert rest.endswith(STOPPED.format(journal))
     assert len(server.bodies) == 10 and len(in_journal(journal)) == (10 if times == 1 else 5)
 
 
-def test_ctrl_c_while_the_rows_are_put_together_says_how_to_go_on(serve, raw, augment, monkeypatch, capsys):
+def test_ctrl_c_while_the_rows_are_put_together_says_how_to_go_on(serve, raw, augment, monkeypatch,
+                                                                  capsys):
     import model
-    server, source, write = serve(), raw(3), model.write_whole
+    server, source, write = serve(), raw(3), model.atomic_write
 
     def interrupted(*_):
         raise KeyboardInterrupt
-    monkeypatch.setattr(model, "write_whole", interrupted)
+
+    monkeypatch.setattr(model, "atomic_write", interrupted)
     with pytest.raises(KeyboardInterrupt):
         augment(server, source)
-    assert capsys.readouterr().err.endswith(f"Stopped. What is paid for is kept in {augment.journal}: the same command goes on from there.\n")
+    assert capsys.readouterr().err.endswith(STOPPED.format(augment.journal))
 
     def locked(*args):  # by the same run, until its rows are written
         with open(augment.journal, "rb") as journal, pytest.raises(BlockingIOError):
             fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
         write(*args)
-    monkeypatch.setattr(model, "write_whole", locked)
-    assert augment(server, source)[0] == 0 and sum(server.counts.values()) == 3 and len(lines(augment.out)) == 3
+
+    monkeypatch.setattr(model, "atomic_write", locked)
+    assert augment(server, source)[0] == 0
+    assert sum(server.counts.values()) == 3
+    assert len(lines(augment.out)) == 3
 
 
-def test_a_full_disk_stops_the_asking_and_the_same_command_goes_on(serve, raw, augment, monkeypatch):
+def test_a_full_disk_stops_the_asking_and_the_same_command_goes_on(serve, raw, augment,
+                                                                   monkeypatch):
     server, source = serve(delay=0.02), raw(200)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
     try:
-        with pytest.raises(OSError, match="File too large"):  # what the command line makes a sentence and status 2 of
+        # what the command line makes a sentence and status 2 of
+        with pytest.raises(OSError, match="File too large"):
             augment(server, source, "--workers", 4)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    wait_for(lambda: not any("(work)" in thread.name for thread in threading.enumerate()))
+
+    def threads():
+        return [t for t in threading.enumerate() if "ThreadPoolExecutor" in t.name]
+
+    wait_for(lambda: not threads())
     kept = in_journal(augment.journal)
     assert 5 < len(kept) and sum(server.counts.values()) < 60 and not augment.out.exists()
-    assert augment(server, source)[0] == 0 and all(server.counts[i] == 1 for i in kept) and len(lines(augment.out)) == 200
+    assert augment(server, source)[0] == 0
+    assert all(server.counts[i] == 1 for i in kept)
+    assert len(lines(augment.out)) == 200
 
 
 def test_a_full_disk_in_words(serve, raw, tmp_path):
-    process = subprocess.run(["sh", "-c", 'ulimit -f 2; exec "$@"', "sh", sys.executable, *command(raw(50), tmp_path / "train.jsonl", "--teacher", "wise", "--url", serve().url)],
-                             cwd=ROOT, env=os.environ | {"OPENAI_API_KEY": KEY}, capture_output=True, text=True)
+    asking = command(raw(50), tmp_path / "train.jsonl", "--teacher", "wise", "--url", serve().url)
+    limited = ["sh", "-c", 'ulimit -f 2; exec "$@"', "sh", sys.executable, *asking]
+    process = subprocess.run(limited, cwd=ROOT, env=os.environ | {"OPENAI_API_KEY": KEY},
+                             capture_output=True, text=True)
     assert process.returncode == 2 and "Traceback" not in process.stderr
-    assert process.stderr.endswith(f"Stopped. What is paid for is kept in {tmp_path / 'train.jsonl.journal'}: the same command goes on from there.\n"
-                                   "data.py: [Errno 27] File too large\n")
+    assert process.stderr.endswith(STOPPED.format(tmp_path / "train.jsonl.journal")
+                                   + "data.py: [Errno 27] File too large\n")
 
 
 def test_two_runs_at_once_do_not_both_pay(serve, raw, augment):
@@ -764,8 +986,32 @@ def test_two_runs_at_once_do_not_both_pay(serve, raw, augment):
     with open(augment.journal, "a+b") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         status, said, _ = augment(server, source)
-        assert status == 2 and said == f"Another run is filling {augment.journal}; wait for it, or stop it." and not server.bodies
+        assert status == 2
+        assert said == f"Another run is filling {augment.journal}; wait for it, or stop it."
+        assert not server.bodies
     assert augment(server, source)[0] == 0
+
+
+def test_the_lock_where_there_is_no_fcntl(monkeypatch, tmp_path):
+    """On Windows: one byte far behind the end, so that the journal can still be read."""
+    held = []
+
+    def locking(fileno, mode, size):
+        if held:
+            raise PermissionError(13, "Permission denied")
+        held.append((mode, os.lseek(fileno, 0, os.SEEK_CUR), size))
+
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    windows = SimpleNamespace(locking=locking, LK_NBLCK="at once")
+    monkeypatch.setitem(sys.modules, "msvcrt", windows)
+    with augmenting.open_journal(tmp_path / "journal") as (file, done):
+        [(mode, place, size)] = held
+        assert mode == "at once" and size == 1 and place >= 10**9
+        file.write(b'{"key": "k", "knowledge": ["Add."]}\n')
+        with pytest.raises(ValueError, match="Another run is filling"):
+            with augmenting.open_journal(tmp_path / "journal"):
+                pass
+    assert (tmp_path / "journal").read_bytes().startswith(b'{"key": "k"')
 
 
 def test_a_torn_line_is_dropped_and_a_damaged_one_named(serve, raw, augment):
@@ -775,18 +1021,28 @@ def test_a_torn_line_is_dropped_and_a_damaged_one_named(serve, raw, augment):
     for cut in (1, 30, len(whole.splitlines()[-1])):
         server.counts.clear()
         augment.journal.write_bytes(whole[:-cut - 1])
-        assert augment(server, source)[0] == 0 and server.counts == {2: 1} and augment.out.read_bytes() == made and augment.journal.read_bytes() == whole
+        assert augment(server, source)[0] == 0
+        assert server.counts == {2: 1}
+        assert augment.out.read_bytes() == made
+        assert augment.journal.read_bytes() == whole
     server.counts.clear()  # a last line that only lacks its line break is whole
     augment.journal.write_bytes(whole[:-1])
-    assert "0 to ask for" in augment(server, source, "--dry-run")[1] and augment.journal.read_bytes() == whole[:-1]
-    assert augment(server, source)[0] == 0 and not server.counts and augment.journal.read_bytes() == whole
+    assert "0 to ask for" in augment(server, source, "--dry-run")[1]
+    assert augment.journal.read_bytes() == whole[:-1]
+    assert augment(server, source)[0] == 0
+    assert not server.counts
+    assert augment.journal.read_bytes() == whole
     entries = lines(augment.journal)
-    for rules in (None, [], [1], ["", "Add."], "Add.", {"Add.": 1}):  # an entry without usable rules is asked for again
+    # an entry without usable rules is asked for again
+    for rules in (None, [], [1], ["", "Add."], "Add.", {"Add.": 1}):
         server.counts.clear()
         put(augment.journal, [entries[0] | {"knowledge": rules}, *entries[1:]])
         assert "1 to ask for" in augment(server, source, "--dry-run")[1]
-        assert augment(server, source)[0] == 0 and server.counts == {0: 1} and augment.out.read_bytes() == made
-    for damaged in (b"\0\0\0", b"[]", b"{}", b"7", b"[" * 100_000, b'{"key": [1], "knowledge": ["Add."]}', b"{\"key\": 1"):
+        assert augment(server, source)[0] == 0
+        assert server.counts == {0: 1}
+        assert augment.out.read_bytes() == made
+    for damaged in (b"\0\0\0", b"[]", b"{}", b"7", b"[" * 100_000,
+                    b'{"key": [1], "knowledge": ["Add."]}', b'{"key": 1'):
         augment.journal.write_bytes(damaged + b"\n" + whole)
         status, said, _ = augment(server, source)
         assert status == 2 and said.startswith(f"{augment.journal}:1: damaged; delete this line")
@@ -796,10 +1052,12 @@ def test_a_torn_line_is_dropped_and_a_damaged_one_named(serve, raw, augment):
     assert augment(server, source)[0] == 2 and augment.journal.read_bytes() == notes
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# -------------------------------------------------------------------------------------------------
 # Before anything is sent
 
-def test_what_could_cost_a_file_or_money_is_refused_before_anything_is_sent(serve, raw, augment, tmp_path):
+
+def test_what_could_cost_a_file_or_money_is_refused_before_anything_is_sent(serve, raw, augment,
+                                                                            tmp_path):
     server, source = serve(), raw(3)
     augment.out.parent.mkdir()
     augment.out.write_text(json.dumps({"question": "by hand"}) + "\n")
@@ -809,76 +1067,110 @@ def test_what_could_cost_a_file_or_money_is_refused_before_anything_is_sent(serv
     rows = lines(source)
     del rows[1]["rationale"]
     status, said, _ = augment(server, put(source, rows))
-    assert status == 2 and f"{source}:2: no \"rationale\"" in said
+    assert status == 2 and f'{source}:2: no "rationale"' in said
     status, said, _ = augment(server, source, "--out", source)
     assert status == 2 and "of their own" in said
     for folder in (tmp_path, ".", "/", "", f"{tmp_path}/.."):
         status, said, _ = augment(server, source, "--out", folder)
         assert status == 2 and said.startswith(f"--out {Path(folder)} is a folder")
-    for params, names in (('{"stream": true}', "stream"), ('{"n": 4, "seed": 1}', "n"), ('{"model": "x", "messages": []}', "messages, model")):
+    for params, names in (('{"stream": true}', "stream"), ('{"n": 4, "seed": 1}', "n"),
+                          ('{"model": "x", "messages": []}', "messages, model")):
         status, said, _ = augment(server, source, "--params", params)
         assert status == 2 and said.startswith(f"--params must leave out {names}: ")
     assert not server.bodies
-    for wrong in (["--params", "[1]"], ["--params", "{"], ["--workers", "0"], ["--teacher", "x", "--prices", "1"]):
-        done = subprocess.run([sys.executable, *command(source, augment.out, *wrong)], cwd=ROOT, capture_output=True, text=True)
+    for wrong in (["--params", "[1]"], ["--params", "{"], ["--workers", "0"],
+                  ["--teacher", "x", "--prices", "1"]):
+        done = subprocess.run([sys.executable, *command(source, augment.out, *wrong)], cwd=ROOT,
+                              capture_output=True, text=True)
         assert done.returncode == 2 and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("teacher", [False, True])
-def test_a_file_that_another_has_written_is_left_alone_also_where_nothing_is_asked(serve, raw, augment, tmp_path, teacher):
+def test_a_file_that_another_has_written_is_left_alone_also_where_nothing_is_asked(
+        serve, raw, augment, tmp_path, teacher):
     server, source = serve() if teacher else None, raw(2, knowledge=["Add."])
-    more = [] if teacher else ["--map", put(tmp_path / "originals.jsonl", [{"id": 0, "question": "q", "knowledge": ["Old."]}])]
+    original = {"id": 0, "question": "q", "knowledge": ["Old."]}
+    more = [] if teacher else ["--map", put(tmp_path / "originals.jsonl", [original])]
     augment.out.parent.mkdir()
     augment.out.write_text('"mine"\n')
     status, said, _ = augment(server, source, *more)
-    assert status == 2 and "without its journal" in said and augment.out.read_text() == '"mine"\n' and not augment.journal.exists()
+    assert status == 2
+    assert "without its journal" in said
+    assert augment.out.read_text() == '"mine"\n'
+    assert not augment.journal.exists()
     augment.out.unlink()
     for _ in range(2):  # its own output, it may write again
-        assert augment(server, source, *more)[0] == 0 and lines(augment.out)[1]["knowledge"] == ["Add."]
+        assert augment(server, source, *more)[0] == 0
+        assert lines(augment.out)[1]["knowledge"] == ["Add."]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# -------------------------------------------------------------------------------------------------
 # From originals to their rephrasings
 
+
 def test_map_gives_rephrasings_the_knowledge_of_their_original(shared, augment, tmp_path):
-    """The authors' own data: taken apart into one original each and rows without knowledge, and joined again."""
+    """The authors' own data: taken apart into one original each and rows without knowledge, and
+    joined again."""
     for name in ("gsm8k", "math"):
         rows = lines(shared / "data" / "lorid_sample" / name / "train.jsonl")
         originals = {(row["id"], row.get("type"), row.get("level")): row for row in rows}
-        assert len(originals) < len(rows) and (name == "gsm8k") == (len(originals) == len({row["id"] for row in rows}))
-        plain = put(tmp_path / "plain.jsonl", [{k: v for k, v in row.items() if k != "knowledge"} for row in rows])
-        status, said, made = augment(None, plain, "--map", put(tmp_path / "originals.jsonl", originals.values()))
-        assert status == 0 and "100 of 100 rows" in said and [row["knowledge"] for row in made] == [row["knowledge"] for row in rows]
+        assert len(originals) < len(rows)
+        assert (name == "gsm8k") == (len(originals) == len({row["id"] for row in rows}))
+        without = [{k: v for k, v in row.items() if k != "knowledge"} for row in rows]
+        plain = put(tmp_path / "plain.jsonl", without)
+        known = put(tmp_path / "originals.jsonl", originals.values())
+        status, said, made = augment(None, plain, "--map", known)
+        assert status == 0
+        assert "100 of 100 rows" in said
+        assert [row["knowledge"] for row in made] == [row["knowledge"] for row in rows]
 
 
 @pytest.mark.parametrize("mine, theirs, rules", [
-    ({"id": 7}, [{"id": 7}], 0), ({"id": "7"}, [{"id": 7}], 0), ({"id": 7, "type": "Algebra"}, [{"id": 7}], 0), ({"id": 7}, [{"id": 7, "type": "Algebra"}], 0),
-    ({"id": 7, "type": "Algebra"}, [{"id": 7, "type": "Geometry"}], None), ({"id": 7, "type": "Algebra"}, [{"id": 7, "type": "Geometry"}, {"id": 7, "type": "Algebra"}], 1),
-    ({"id": 7, "type": "Algebra", "level": 1}, [{"id": 7, "type": "Algebra", "level": 2}], None), ({"id": 7}, [{"id": 8}], None), ({"id": [7]}, [{"id": [7], "type": ["x"]}], 0),
-    ({"id": 7}, [{"id": 7}, {"id": 7}], ValueError), ({"id": 7}, [{"id": 7, "type": "Algebra"}, {"id": 7, "type": "Geometry"}], ValueError),
+    ({"id": 7}, [{"id": 7}], 0), ({"id": "7"}, [{"id": 7}], 0),
+    ({"id": 7, "type": "Algebra"}, [{"id": 7}], 0), ({"id": 7}, [{"id": 7, "type": "Algebra"}], 0),
+    ({"id": 7, "type": "Algebra"}, [{"id": 7, "type": "Geometry"}], None),
+    ({"id": 7, "type": "Algebra"}, [{"id": 7, "type": "Geometry"}, {"id": 7, "type": "Algebra"}],
+     1),
+    ({"id": 7, "type": "Algebra", "level": 1}, [{"id": 7, "type": "Algebra", "level": 2}], None),
+    ({"id": 7}, [{"id": 8}], None), ({"id": [7]}, [{"id": [7], "type": ["x"]}], 0),
+    ({"id": 7}, [{"id": 7}, {"id": 7}], ValueError),
+    ({"id": 7}, [{"id": 7, "type": "Algebra"}, {"id": 7, "type": "Geometry"}], ValueError),
     ({"id": 7, "knowledge": ["Mine."]}, [{"id": 7}, {"id": 7}], "Mine."),
 ])
 def test_which_original_fits(mine, theirs, rules, augment, tmp_path):
-    originals = put(tmp_path / "originals.jsonl", [{"question": "q", "knowledge": [f"Rule {i}."]} | row for i, row in enumerate(theirs)])
-    status, said, made = augment(None, put(tmp_path / "plain.jsonl", [{"question": "r", "rationale": "x"} | mine]), "--map", originals)
+    theirs = [{"question": "q", "knowledge": [f"Rule {i}."]} | row for i, row in enumerate(theirs)]
+    originals = put(tmp_path / "originals.jsonl", theirs)
+    plain = put(tmp_path / "plain.jsonl", [{"question": "r", "rationale": "x"} | mine])
+    status, said, made = augment(None, plain, "--map", originals)
     if rules is ValueError:
-        assert status == 2 and "plain.jsonl:1: the id 7 stands for 2 different lists of rules" in said and made is None
+        assert status == 2
+        assert "plain.jsonl:1: the id 7 stands for 2 different lists of rules" in said
+        assert made is None
     elif rules is None:
-        assert status == 1 and made[0]["knowledge"] == [] and f"1 no original in {originals}" in said
+        assert status == 1
+        assert made[0]["knowledge"] == []
+        assert f"1 no original in {originals}" in said
     else:
-        assert status == 0 and made[0]["knowledge"] == [rules if rules == "Mine." else f"Rule {rules}."]
+        assert status == 0
+        assert made[0]["knowledge"] == [rules if rules == "Mine." else f"Rule {rules}."]
 
 
-def test_map_needs_ids_and_leaves_the_rest_to_a_teacher_if_there_is_one(serve, raw, augment, tmp_path):
+def test_map_needs_ids_and_leaves_the_rest_to_a_teacher_if_there_is_one(serve, raw, augment,
+                                                                        tmp_path):
     server, source = serve(), raw(6)
-    originals = put(tmp_path / "originals.jsonl", [{"id": i, "question": "q", "knowledge": [f"Old {i}."]} for i in range(4)])
+    known = [{"id": i, "question": "q", "knowledge": [f"Old {i}."]} for i in range(4)]
+    originals = put(tmp_path / "originals.jsonl", known)
     status, said, made = augment(server, source, "--map", originals)
-    assert status == 0 and [row["knowledge"] for row in made] == [[f"Old {i}."] if i < 4 else knowledge(i) for i in range(6)] and server.counts == {4: 1, 5: 1}
-    for path in (source, originals):  # an id that a row only has because of its line would join what does not belong together
+    assert status == 0
+    expected = [[f"Old {i}."] if i < 4 else knowledge(i) for i in range(6)]
+    assert [row["knowledge"] for row in made] == expected
+    assert server.counts == {4: 1, 5: 1}
+    # an id that a row only has because of its line would join what does not belong together
+    for path in (source, originals):
         rows = lines(path)
         put(path, [rows[0], {k: v for k, v in rows[1].items() if k != "id"}, *rows[2:]])
         status, said, _ = augment(None, source, "--map", originals)
-        assert status == 2 and said == f"{path}:2: no \"id\" to join by."
+        assert status == 2 and said == f'{path}:2: no "id" to join by.'
         put(path, rows)
     originals.write_text("{\n")
     status, said, _ = augment(None, source, "--map", originals)
@@ -887,5 +1179,6 @@ def test_map_needs_ids_and_leaves_the_rest_to_a_teacher_if_there_is_one(serve, r
 
 def test_without_a_teacher_or_a_map_there_is_nothing_to_do(raw, augment):
     for flags in ([], ["--dry-run"], ["--map", "x", "--dry-run"]):
-        done = subprocess.run([sys.executable, *command(raw(1), augment.out, *flags)], cwd=ROOT, capture_output=True, text=True)
+        done = subprocess.run([sys.executable, *command(raw(1), augment.out, *flags)], cwd=ROOT,
+                              capture_output=True, text=True)
         assert done.returncode == 2 and "needs a --teacher to ask, or a --map" in done.stderr

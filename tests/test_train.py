@@ -15,7 +15,8 @@ import data
 import lora
 import train
 from conftest import ROOT
-from model import Tokenizer, load_model, read_safetensors
+from model import load_model, read_safetensors
+from support.tokenizer import Tokenizer
 
 
 def examples_of(n, seed=0, vocab=97):
@@ -310,59 +311,6 @@ def test_one_problem_cannot_be_split(tmp_path):
     (tmp_path / "rows.jsonl").write_text(json.dumps(dict(question="1+1?", rationale="r", answer="2", knowledge=["k"])))
     done = run("--data", str(tmp_path / "rows.jsonl"), "--out", str(tmp_path / "out"))
     assert done.returncode == 2 and "at least two problems" in done.stderr
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The built-in base
-
-
-def test_byte_pair_encoding_equals_the_tokenizers_library(tmp_path):
-    """Our trainer's merges, run by the library, cut every text as our own tokenizer does."""
-    tokenizers = pytest.importorskip("tokenizers")
-    rng = random.Random(0)
-    texts = [data.document(rng) for _ in range(300)]
-    tokens, merges = train.train_bpe(texts, 600)
-    assert len(tokens) == len(set(tokens)) == 600 and len(merges) == 600 - 256
-    (tmp_path / "tokenizer.json").write_text(json.dumps(train.tokenizer_json(tokens, merges)))
-    (tmp_path / "config.json").write_bytes((ROOT / "tiny" / "config.json").read_bytes())
-    mine, theirs = Tokenizer(tmp_path), tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
-    for text in texts + ["", "  12 + 3\n\n é 漢字 🙂 don't", "<|endoftex"]:
-        ids = mine.encode(text)
-        assert ids == theirs.encode(text, add_special_tokens=False).ids
-        assert mine.decode(ids) == text
-
-
-def test_bpe_merges_the_most_frequent_pair_first():
-    """The textbook case: in "aab aab ab" the pair (a, b) occurs three times, (a, ab) then twice."""
-    tokens, merges = train.train_bpe(["aab"] * 2 + ["ab"], 258)
-    assert merges == [(b"a", b"b"), (b"a", b"ab")] and tokens[256:] == [b"ab", b"aab"]
-
-
-def test_tiny_is_what_this_code_makes(tmp_path):
-    """`--role base` makes tiny/'s tokenizer and config to the byte, and a folder of the same tensors that transformers reads; tiny/ stays small."""
-    transformers = pytest.importorskip("transformers")
-    done = run("--role", "base", "--steps", "2", "--batch", "4", "--out", str(tmp_path / "base"))
-    assert done.returncode == 0, done.stderr
-    for name in ("tokenizer.json", "config.json"):
-        assert (tmp_path / "base" / name).read_bytes() == (ROOT / "tiny" / name).read_bytes()
-    made, kept = (read_safetensors(folder / "model.safetensors") for folder in (tmp_path / "base", ROOT / "tiny"))
-    assert {n: (t.shape, t.dtype) for n, t in made.items()} == {n: (t.shape, t.dtype) for n, t in kept.items()}
-    assert sum(p.stat().st_size for p in (ROOT / "tiny").iterdir()) <= 8_000_000
-    ids = torch.tensor([[5, 6, 7, 300, 301]])
-    with torch.no_grad():
-        theirs = transformers.AutoModelForCausalLM.from_pretrained(ROOT / "tiny", dtype=torch.float32)(ids).logits
-        model = load_model(ROOT / "tiny", dtype=torch.float32)
-        assert (model.logits(model(ids)) - theirs).abs().max() <= 1e-4
-
-
-def test_tiny_knows_its_world():
-    """tiny/ is really pretrained: it continues held-out problems in a layout of its own reading far better than chance (ln 1024 = 6.9)."""
-    tokenizer, model = Tokenizer(ROOT / "tiny"), load_model(ROOT / "tiny", dtype=torch.float32)
-    examples = []
-    for row in data.toy(50, "test"):
-        asked, said = tokenizer.encode(f"Problem: {row['question']}\nSolution:\n"), tokenizer.encode(row["rationale"])
-        examples.append((asked + said, [0] * len(asked) + [1] * len(said)))
-    assert train.held_out_loss(model, examples, 4096) < 0.5
 
 
 # ---------------------------------------------------------------------------------------------------------------------

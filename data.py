@@ -75,7 +75,8 @@ def read_row(line, where):
     try:  # int refuses NaN and Infinity, which are not JSON
         row = json.loads(str(line, "utf-8-sig"), parse_constant=int)
     except (ValueError, RecursionError):  # also bytes that are not UTF-8, or 100,000 brackets
-        raise ValueError(f"{where}: not a JSON object; each line must be one.") from None
+        raise ValueError(f"{where}: not a JSON object; each line of the file must be "
+                         "one.") from None
     question = row.get("question") if isinstance(row, dict) else None
     if not isinstance(question, str) or not question.strip():
         raise ValueError(f"{where}: the key \"question\" must hold a text.")
@@ -124,7 +125,13 @@ def micro_batches(examples, max_tokens):
     """Split examples, tuples that begin with their ids, into groups of similar length, longest
     first, whose padded size (sequences x longest) is at most max_tokens. An example longer than
     that goes alone. Of all such splits it is a cheapest: a group costs its padded size, and a
-    sixteenth of max_tokens for the pass itself."""
+    sixteenth of max_tokens for the pass itself. (Filled greedily, steps of 32 rows of toy or GSM8K
+    problems at 2,048 tokens are padded to 4 to 14% more tokens.)
+
+    >>> examples = [([0] * length, [1] * length) for length in (3, 10, 9, 2)]
+    >>> [[len(ids) for ids, loss_mask in group] for group in micro_batches(examples, 20)]
+    [[10, 9], [3, 2]]
+    """
     ordered = sorted(examples, key=lambda example: -len(example[0]))
     # best[end]: the least cost of the first `end` examples, and where their last group starts. That
     # may be anywhere, as long as the group fits; what comes before it is solved already.
@@ -318,7 +325,7 @@ def from_hub(call, repo, **options):
         why = ("is not open to you: check the spelling; if the name is right, it is private or "
                "gated: have access granted on its page, and put a token that may read it into "
                "HF_TOKEN")
-    elif isinstance(cause, errors.EntryNotFoundError):
+    elif isinstance(cause, errors.EntryNotFoundError) and "filename" in options:
         why = f"has no {options['filename']}; the table in support/sets.py is out of date"
     else:
         words = str(cause).strip().partition("\n")[0] or type(cause).__name__

@@ -1,4 +1,5 @@
-"""What the tests share: where the files that are not in git lie, and tiny random models made by transformers, the oracle."""
+"""What the tests share: where the files that are not in git lie, a local server, and tiny random
+models made by transformers, the oracle."""
 import importlib.util
 import json
 import os
@@ -12,7 +13,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported: on a busy machine, threads that spin make this 4 times slower
+# before torch is imported: on a busy machine, threads that spin make this 4 times slower
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def place(variable, default):
@@ -59,12 +61,15 @@ def smollm2():
     if (path / "tokenizer.json").is_file():
         return path
     script = place("LORID_SHARED", ROOT.parent / "shared") / "models" / "get_smollm2.sh"
-    if "LORID_SMOLLM2" in os.environ or not script.is_file() or not all(map(importlib.util.find_spec, ("gguf", "transformers"))):
-        pytest.skip(f"{path} is absent; make it with get_smollm2.sh, or name the folder in LORID_SMOLLM2")
+    ready = script.is_file() and all(map(importlib.util.find_spec, ("gguf", "transformers")))
+    if "LORID_SMOLLM2" in os.environ or not ready:
+        pytest.skip(f"{path} is absent; make it with get_smollm2.sh, or name the folder in "
+                    "LORID_SMOLLM2")
     part = path.with_name("smollm2.part")  # renamed when whole
     path.parent.mkdir(exist_ok=True)
     search = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    made = subprocess.run(["sh", script, part], env=os.environ | {"PATH": search}, capture_output=True, text=True)
+    made = subprocess.run(["sh", script, part], env=os.environ | {"PATH": search},
+                          capture_output=True, text=True)
     if made.returncode:
         pytest.skip(f"get_smollm2.sh failed: {made.stderr.strip()[-200:]}")
     part.rename(path)
@@ -79,31 +84,39 @@ def tokenizer_json(request):
             return request.getfixturevalue("smollm2") / "tokenizer.json"
         path = place("LORID_TOKENIZERS", ROOT / "models" / "tokenizers") / name / "tokenizer.json"
         if not path.is_file():
-            pytest.skip(f"{path} is absent; fetch it with shared/models/get_tokenizers.sh, or name the folder in LORID_TOKENIZERS")
+            pytest.skip(f"{path} is absent; fetch it with shared/models/get_tokenizers.sh, or name "
+                        "the folder in LORID_TOKENIZERS")
         return path
     return find
 
 
 @pytest.fixture
 def make_base(tmp_path):
-    """make_base(family="llama", **config) -> (folder, the transformers model in it): small, and random enough that every part shows."""
+    """make_base(family="llama", **config) -> (folder, the transformers model in it): small, and
+    random enough that every part shows."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     families = {"llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
                 "mistral": (transformers.MistralConfig, transformers.MistralForCausalLM),
                 "qwen2": (transformers.Qwen2Config, transformers.Qwen2ForCausalLM)}
+    usual = dict(
+        vocab_size=97, hidden_size=64, intermediate_size=112, num_hidden_layers=3,
+        num_attention_heads=4, num_key_value_heads=2, rms_norm_eps=1e-3,
+        rope_parameters={"rope_type": "default", "rope_theta": 500.0}, tie_word_embeddings=False,
+        bos_token_id=1, eos_token_id=2, pad_token_id=None, attn_implementation="eager")
 
     def make(family="llama", folder="base", shard="1GB", dtype=torch.float32, seed=0, **changes):
-        settings = dict(vocab_size=97, hidden_size=64, intermediate_size=112, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
-                        rms_norm_eps=1e-3, rope_parameters={"rope_type": "default", "rope_theta": 500.0}, tie_word_embeddings=False,
-                        bos_token_id=1, eos_token_id=2, pad_token_id=None, attn_implementation="eager") | changes
+        settings = usual | changes
         config, model = families[family]
         torch.manual_seed(seed)
         hf = model(config(**settings)).requires_grad_(False)
-        for name, p in hf.named_parameters():  # weights keep the size of what flows; norms differ from 1 and biases from 0
-            torch.nn.init.normal_(p, mean=float("norm" in name), std=0.3 if p.dim() == 1 else p.shape[1] ** -0.5)
+        # weights keep the size of what flows; norms differ from 1 and biases from 0
+        for name, p in hf.named_parameters():
+            std = 0.3 if p.dim() == 1 else p.shape[1] ** -0.5
+            torch.nn.init.normal_(p, mean=float("norm" in name), std=std)
         hf.eval().to(dtype).save_pretrained(tmp_path / folder, max_shard_size=shard)
         if dtype != torch.float32:  # casting back would leave its rotary table rounded
-            hf = model.from_pretrained(tmp_path / folder, dtype=torch.float32, attn_implementation="eager").requires_grad_(False)
+            hf = model.from_pretrained(tmp_path / folder, dtype=torch.float32,
+                                       attn_implementation="eager").requires_grad_(False)
         return tmp_path / folder, hf
     return make
 

@@ -304,8 +304,8 @@ def test_no_other_split_into_micro_batches_costs_less():
     def cost(groups):
         return sum(len(group) * len(group[0][0]) + max_tokens // 16 for group in groups)
     rng = random.Random(0)
-    for _ in range(40):
-        examples = [([7] * rng.randint(1, 200), []) for _ in range(rng.randint(1, 9))]
+    for _ in range(300):
+        examples = [([7] * rng.randint(1, 200), []) for _ in range(rng.randint(1, 8))]
         examples.sort(key=lambda e: -len(e[0]))
         max_tokens, costs = rng.randint(1, 600), []
         for cuts in itertools.product((False, True), repeat=len(examples) - 1):

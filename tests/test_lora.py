@@ -63,7 +63,8 @@ def pairs_of(model):
 
 
 def adapter(folder, base, targets, rank, alpha, seed, layers=None, **config):
-    """A random PEFT folder written without lora.py. Returns {layer: (A, B)}."""
+    """A random PEFT folder written without lora.py, for those of the targets that the base's file
+    holds (a tied head is not among them). Returns {layer: (A, B)}."""
     st = pytest.importorskip("safetensors.torch")
     torch.manual_seed(seed)
     pairs, tensors = {}, {}
@@ -77,8 +78,9 @@ def adapter(folder, base, targets, rank, alpha, seed, layers=None, **config):
         tensors[f"base_model.model.{layer}.lora_B.weight"] = B
     folder.mkdir()
     st.save_file(tensors, folder / "adapter_model.safetensors")
+    names = list(dict.fromkeys(layer.split(".")[-1] for layer in pairs))
     settings = dict(peft_type="LORA", task_type="CAUSAL_LM", r=rank, lora_alpha=alpha,
-                    target_modules=list(targets), bias="none", **config)
+                    target_modules=names, bias="none", **config)
     (folder / "adapter_config.json").write_text(json.dumps(settings))
     return pairs
 
@@ -96,7 +98,7 @@ def three_adapters(base, folder):
     """Three adapters that differ in rank, alpha and targets: ({role: folder}, {role: the dense
     oracle, None: the base})."""
     wanted = {"ir": (["q_proj", "v_proj"], 3, 8.0),
-              "kg": (["v_proj", "o_proj", "down_proj"], 5, 2.0),
+              "kg": (["v_proj", "o_proj", "down_proj", "lm_head"], 5, 2.0),
               "dr": (["k_proj", "v_proj", "gate_proj", "up_proj"], 2, 7.0)}
     folders, oracles = {}, {None: load(base)}
     for seed, (role, (targets, rank, alpha)) in enumerate(wanted.items()):
@@ -688,7 +690,8 @@ def test_a_pattern_tells_which_layers_there_are(base, tmp_path):
 
 
 @pytest.mark.parametrize("changes, says", [
-    (dict(target_modules=5), "target_modules"), (dict(target_modules=[["q_proj"]]), "target_mod"),
+    (dict(target_modules=5), "target_modules"),
+    (dict(target_modules=[["q_proj"]]), "target_modules"),
     (dict(r=5), "says rank 5"), (dict(r=0), "r must"), (dict(r=...), "r must"),
     (dict(lora_alpha=None), "lora_alpha"), (dict(lora_alpha="8"), "lora_alpha"),
     *[(dict(lora_alpha=alpha), "lora_alpha") for alpha in (0, -8, math.nan, math.inf)],

@@ -47,7 +47,8 @@ def check_row(row, role):
 def tokenize_example(row, role, tokenizer):
     """A training row as one role sees it: (ids, loss_mask), two lists of one length. loss_mask is
     0 on the prompt and 1 on the completion, which the role learns to say: its target and the end
-    token. The two are encoded apart, as in use, so no token spans both. Raises ValueError as
+    token. prompt_ids puts the prompt into the base's template, answer_ids adds the end token
+    (support/tokenizer.py); encoded apart, as in use, so no token spans both. Raises ValueError as
     check_row does.
 
     >>> from types import SimpleNamespace  # a tokenizer whose tokens are letters
@@ -290,7 +291,7 @@ class Teacher:
                 until = time.monotonic() + (error.wait or backoff)
                 if error.rate_limited:
                     self.quiet_until = max(self.quiet_until, until)
-                tries += 0.25 if error.rate_limited else 1  # a crowd says little against this row
+                tries += 0.25 if error.rate_limited else 1  # 429: many ask; this row may be good
             except ValueError as error:
                 raise ValueError(f"Asked about {where}, {error}") from None
         return {"key": key, "tokens": tokens, "failed": failure}

@@ -37,16 +37,17 @@ from support.tokenizer import TEMPLATES, Tokenizer
 @torch.inference_mode()
 def generate(model, prompt, eos_ids, max_new_tokens, draw, rng):
     """A prompt's token ids -> the new ones: one after the other, drawn from what the model says
-    behind all that is there, until one of eos_ids (which is the last) or max_new_tokens.
+    after all that is there, until one of eos_ids (which is the last) or max_new_tokens.
 
-    draw as below, rng a random.Random. Which adapter the model uses, `lora.set_adapter` says.
-    Slow, and plain: the whole text goes through the model for every token."""
+    draw(logits (1, V), u (1,)) -> (tokens (1,), ids, cumulative), as below; rng: random.Random. All
+    must fit the model's positions. Which adapter it uses, `lora.set_adapter` says. Slow and plain:
+    the whole text goes through the model for every token."""
     new = []
     while len(new) < max_new_tokens and not (new and new[-1] in eos_ids):
         ids = torch.tensor([prompt + new], device=model.device)  # (1, T)
         logits = model.logits(model(ids)[:, -1])                 # (1, V), of the last position
         u = torch.tensor([rng.random()], device=model.device)
-        new.append(draw(logits, u)[0].item())
+        new.append(draw(logits, u)[0].item())  # draw gives the token first
     return new
 
 
@@ -62,9 +63,9 @@ def top_k_top_p(logits, temperature, top_k, top_p):
     if temperature == 0:
         ids = logits.argmax(-1, keepdim=True)
         return ids, torch.ones(ids.shape, device=ids.device)
-    # Sorted before divided: at a tiny temperature quotients are infinite and all alike. Then p is
-    # nan, no comparison is true, and the first token is drawn, the likeliest. And sorted before
-    # float32: a copy of all logits of a real vocabulary took a seventh of a step.
+    # Sort, then divide: at a tiny temperature all quotients are inf and their order is lost. Then p
+    # is nan, no sum is below u, and `sample` takes the first, the likeliest. Float32 after topk: a
+    # copy of all logits of a real vocabulary took a seventh of a step.
     logits, ids = logits.topk(min(top_k or logits.shape[-1], logits.shape[-1]))
     p = (logits.float() / temperature).softmax(-1)
     p = p * (p.cumsum(-1) - p < top_p)
@@ -73,9 +74,9 @@ def top_k_top_p(logits, temperature, top_k, top_p):
 
 
 def sample(ids, cumulative, u):
-    """One token per row, the first whose running sum reaches the row's u, uniform in [0, 1):
-    ids and cumulative (N, k), u (N,) -> (N,). Each row brings its own u, so that a text does not
-    depend on its neighbours."""
+    """One token for each text, the first whose running sum reaches its u, uniform in [0, 1):
+    ids and cumulative (N, k), u (N,) -> (N,). Each brings its own u, so that a text does not depend
+    on its neighbours."""
     return ids.gather(-1, (cumulative < u[:, None]).sum(-1, keepdim=True))[:, 0]
 
 
@@ -94,16 +95,16 @@ def sampler(args, temperature):
 
 
 def wilson(right, n, z=1.96):
-    """The 95% interval of a share of right answers (Wilson's score interval): unlike the plain one
-    it holds near 0 and 1."""
+    """The 95% interval of a share p = right / n, Wilson's, which holds near 0 and 1, too:
+    (p + z^2 / 2n  +-  z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)."""
     p, zz = right / n, z * z / n
     middle, half = p + zz / 2, z * math.sqrt(p * (1 - p) / n + zz / n / 4)
     return max(0.0, (middle - half) / (1 + zz)), min(1.0, (middle + half) / (1 + zz))
 
 
 def summary(method, rows, outcomes, strict=False, seconds=None):
-    """What a method did with the rows' questions, as a line of the table: all but truncated, unread
-    and seconds per question. Only a vote can agree, so only a vote is scored strictly."""
+    """A method's line of the table: means per question, but truncated, unread (texts not written
+    for want of room for their prompts) and seconds are totals. Only a vote is scored strictly."""
     voted, n = method.startswith("LoRID"), len(rows)
     right = [outcome.verdict.right(row["answer"], strict and voted)
              for outcome, row in zip(outcomes, rows, strict=True)]
@@ -134,51 +135,22 @@ def measure(engine, method, rows, conversation, args, temperature=0.0):
     start = time.time()
     engine.draw = sampler(args, temperature)
     shares = all_gather(engine.run(map(conversation, mine), progress))
+    # question i went to process i % n, as its i // n-th
     outcomes = [shares[i % len(shares)][i // len(shares)] for i in range(len(rows))]
     return outcomes, summary(method, rows, outcomes, args.strict, time.time() - start)
 
 
-def about(conversation, *more):
+def for_rows(conversation, *more):
     """For `measure`: a row -> the conversation about its question."""
     return lambda row: conversation(row["question"], *more)
 
 
 def evaluate(engine, rows, args):
     """Either system alone and the vote: an (outcomes, line) of each."""
-    vote = about(lorid.vote, args.rounds)
-    return (measure(engine, "IR alone, greedy", rows, about(lorid.system1), args),
-            measure(engine, "KG -> DR alone, greedy", rows, about(lorid.system2), args),
+    vote = for_rows(lorid.vote, args.rounds)
+    return (measure(engine, "IR alone, greedy", rows, for_rows(lorid.system1), args),
+            measure(engine, "KG -> DR alone, greedy", rows, for_rows(lorid.system2), args),
             measure(engine, "LoRID", rows, vote, args, args.temperature))
-
-
-def study(engine, rows, args):
-    """What else could explain the result? The Deep Reasoner without knowledge and with the
-    teacher's; as many texts as LoRID's, all from the Intuitive Reasoner; fewer rounds.
-
-    Returns (lines, curves): a curve is a list of lines, by rounds or by texts."""
-    (_, system1), (_, system2), (votes, vote) = evaluate(engine, rows, args)
-    blind, told = about(lorid.system2, ""), lambda row: lorid.system2(
-        row["question"], "\n".join(row["knowledge"]))
-    _, without = measure(engine, "DR without knowledge, greedy", rows, blind, args)
-    lines = [system1, system2, without]
-    if all(row["knowledge"] for row in rows):
-        name = "DR with the teacher's knowledge, greedy"
-        lines.append(measure(engine, name, rows, told, args)[1])
-    # at least LoRID's texts, and about its tokens
-    k = math.ceil(max(vote["texts"], vote["tokens"] / max(1, system1["tokens"])))
-    many, _ = measure(engine, "self-consistency", rows, about(lorid.self_consistency, k), args,
-                      args.temperature)
-    by_round = [summary(f"LoRID, {r} round{'s' * (r > 1)}", rows,
-                        shortened(rows, votes, lorid.vote, r), args.strict)
-                for r in range(1, args.rounds + 1)]
-    by_text = [summary(f"self-consistency of {n}", rows,
-                       shortened(rows, many, lorid.self_consistency, n))
-               for n in range(1, k + 1)]
-    by_round[-1]["seconds"] = vote["seconds"]  # that one was really run
-    lines.insert(1, mean_of_samples(rows, many, k))
-    lines.append(by_text[-1])
-    lines += [by_round[r - 1] for r in sorted({1, 2, 5, 10, 20, args.rounds}) if r <= args.rounds]
-    return lines, {"LoRID": by_round, "self-consistency": by_text}
 
 
 def shortened(rows, outcomes, conversation, size):
@@ -201,10 +173,41 @@ def mean_of_samples(rows, outcomes, k):
         for r, tokens, truncated in zip(o.verdict.rounds, o.tokens, o.truncated, strict=True):
             verdict = lorid.replay(lorid.system1(row["question"]), [r.intuitive])
             singles.append(Outcome(verdict, [tokens], [truncated]))
-    line = summary(f"IR alone, sampled: the mean of {k}", [row for row in rows for _ in range(k)],
-                   singles)
+    repeated = [row for row in rows for _ in range(k)]
+    line = summary(f"IR alone, sampled: the mean of {k}", repeated, singles)
     line["low"], line["high"] = wilson(line["accuracy"] * len(rows), len(rows))
     return line
+
+
+def study(engine, rows, args):
+    """What else could explain the result? The Deep Reasoner without knowledge and with the
+    teacher's; as many texts as LoRID's, all from the Intuitive Reasoner; fewer rounds.
+
+    Returns (lines, curves): a curve is a list of lines, by rounds or by texts."""
+    def told(row):
+        return lorid.system2(row["question"], "\n".join(row["knowledge"]))
+
+    (_, ir), (_, kg_dr), (votes, voted) = evaluate(engine, rows, args)
+    blind = for_rows(lorid.system2, "")
+    lines = [ir, kg_dr, measure(engine, "DR without knowledge, greedy", rows, blind, args)[1]]
+    if all(row["knowledge"] for row in rows):
+        name = "DR with the teacher's knowledge, greedy"
+        lines.append(measure(engine, name, rows, told, args)[1])
+    # at least LoRID's texts, and about its tokens
+    k = math.ceil(max(voted["texts"], voted["tokens"] / max(1, ir["tokens"])))
+    many, _ = measure(engine, "self-consistency", rows, for_rows(lorid.self_consistency, k), args,
+                      args.temperature)
+    by_round = [summary(f"LoRID, {r} round{'s' * (r > 1)}", rows,
+                        shortened(rows, votes, lorid.vote, r), args.strict)
+                for r in range(1, args.rounds + 1)]
+    by_text = [summary(f"self-consistency of {n}", rows,
+                       shortened(rows, many, lorid.self_consistency, n))
+               for n in range(1, k + 1)]
+    by_round[-1]["seconds"] = voted["seconds"]  # that one was really run
+    lines.insert(1, mean_of_samples(rows, many, k))
+    lines.append(by_text[-1])
+    lines += [by_round[r - 1] for r in sorted({1, 2, 5, 10, 20, args.rounds}) if r <= args.rounds]
+    return lines, {"LoRID": by_round, "self-consistency": by_text}
 
 
 def table(lines):
@@ -251,7 +254,7 @@ def aloud(conversation):
     while True:
         replies = yield requests
         texts += replies
-        if len(texts) % 3 == 0:
+        if len(texts) % 3 == 0:  # a round of a vote is three texts
             print(lorid.transcript(len(texts) // 3, lorid.Round(*texts[-3:])), flush=True)
         try:
             requests = conversation.send(replies)

@@ -44,30 +44,31 @@ def dropout(x, p):
     """Each element becomes 0 with probability p, else x / (1 - p)."""
     if x.device.type != "cpu":
         return F.dropout(x, p)
-    # 64 random bits serve four elements: a quarter of the time that F.dropout takes on a CPU
+    # 64 random bits serve four elements: 0.3 to 0.6 of F.dropout's time on a CPU. An int16 is
+    # uniform in [-2^15, 2^15), so the share p of all lies below p 2^16 - 2^15
     bits = torch.empty(x.numel() // 4 + 1, dtype=torch.int64).random_(-2**63, None)
     bits = bits.view(torch.int16)[:x.numel()].view(x.shape)
     return x.masked_fill(bits < round(p * 2**16) - 2**15, 0) / (1 - p)
 
 
 class LoRALinear(nn.Module):
-    """A frozen linear layer and the adapters on it. adapters: {name: (rank, alpha / rank)}, stacked
-    in this order. Dropout falls on the adapters' input, in training only."""
+    """A frozen linear layer and the adapters on it. adapters: {name: (rank, scaling)}, stacked in
+    this order; scaling is alpha / rank. Dropout falls on the adapters' input, in training only."""
 
     def __init__(self, base, adapters, dropout=0.0):
         super().__init__()
         self.base, self.dropout = base, dropout
-        # name -> (its slice of the R ranks: rows of A, columns of B; its alpha / r)
+        # name -> (its slice of the R ranks: rows of A, columns of B; its scaling)
         self.parts, R = {}, 0
-        for name, (rank, scale) in adapters.items():
-            self.parts[name] = (slice(R, R + rank), scale)
+        for name, (rank, scaling) in adapters.items():
+            self.parts[name] = (slice(R, R + rank), scaling)
             R += rank
         # In float32, for training: in bfloat16 a small step would be rounded away. B begins at
         # zero, so that at first the base is unchanged; A must not, or neither would get a gradient.
         device = base.weight.device
         self.A = nn.Parameter(torch.empty(R, base.in_features, device=device))
         self.B = nn.Parameter(torch.zeros(base.out_features, R, device=device))
-        nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
+        nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))  # uniform within 1 / sqrt(d_in), as peft
         # None: the bare base; (R,): for all; (B, 1, R): per sequence; (B, T, R): per token
         self.adapter_scale = None
 
@@ -86,14 +87,31 @@ class LoRALinear(nn.Module):
         and for an adapter that this layer lacks."""
         scales = torch.zeros(self.B.shape[1], dtype=self.B.dtype, device=self.B.device)
         if name in self.parts:
-            part, scale = self.parts[name]
-            scales[part] = scale
+            part, scaling = self.parts[name]
+            scales[part] = scaling
         return scales
 
 
 def lora_layers(model):
     """[(name, LoRALinear)] of a model, in its order."""
     return [(name, m) for name, m in model.named_modules() if isinstance(m, LoRALinear)]
+
+
+def check_names(layers, names):
+    known = {name for _, layer in layers for name in layer.parts}
+    if lost := set(names) - known - {None}:
+        raise ValueError(f"this model carries no adapter {' or '.join(sorted(lost))}; "
+                         f"it has {', '.join(sorted(known)) or 'none'}.")
+
+
+def check_bare(model):
+    if lora_layers(model):
+        raise ValueError("this model carries adapters already; load the base again.")
+
+
+def replace(model, path, module):
+    parent, _, last = path.rpartition(".")
+    setattr(model.get_submodule(parent), last, module)
 
 
 def inject(model, targets, adapters, dropout=0.0):
@@ -117,57 +135,38 @@ def inject(model, targets, adapters, dropout=0.0):
     return parameters
 
 
-def replace(model, path, module):
-    parent, _, last = path.rpartition(".")
-    setattr(model.get_submodule(parent), last, module)
-
-
 def set_adapter(model, names):
     """Which adapter the layers use: None, the bare base; a name, that one for the whole batch; a
     list of names, one per sequence (None: the base); a list of such lists, one per token.
 
     Raises ValueError for a name that no layer has: it would silently mean the base."""
-    found, each = lora_layers(model), isinstance(names, list)
-    rows = [name if isinstance(name, list) else [name] for name in names] if each else [[names]]
-    used = {name for row in rows for name in row}
-    check_names(found, used)
-    scales = {}  # layers of one layout share the same tensor
-    for _, layer in found:
-        layout = tuple((name, part.start, part.stop, s) for name, (part, s) in layer.parts.items())
-        if layout not in scales and each:
-            index = {name: i for i, name in enumerate(used)}
-            table = torch.stack([layer.scale_of(name) for name in used])  # (adapters, R)
-            chosen = torch.tensor([[index[name] for name in row] for row in rows])
-            scales[layout] = table[chosen.to(table.device)]               # (B, 1 or T, R)
-        elif layout not in scales:
-            scales[layout] = None if names is None else layer.scale_of(names)
-        layer.adapter_scale = scales[layout]
-
-
-def check_names(found, names):
-    known = {name for _, layer in found for name in layer.parts}
-    if lost := set(names) - known - {None}:
-        raise ValueError(f"this model carries no adapter {' or '.join(sorted(lost))}; "
-                         f"it has {', '.join(sorted(known)) or 'none'}.")
-
-
-def check_bare(model):
-    if lora_layers(model):
-        raise ValueError("this model carries adapters already; load the base again.")
+    layers, whole_batch = lora_layers(model), not isinstance(names, list)
+    nested = [[names]] if whole_batch else [n if isinstance(n, list) else [n] for n in names]
+    used = list({name for inner in nested for name in inner})
+    check_names(layers, used)
+    index = torch.tensor([[used.index(name) for name in inner] for inner in nested])  # (B, 1 or T)
+    scales = {}  # layers with the same adapters share one tensor
+    for _, layer in layers:
+        layout = str(layer.parts)
+        if layout not in scales:
+            table = torch.stack([layer.scale_of(name) for name in used])  # (used, R)
+            # (R,), or (B, 1 or T, R)
+            scales[layout] = table[0] if whole_batch else table[index.to(table.device)]
+        layer.adapter_scale = None if names is None else scales[layout]
 
 
 def matrices(model, name):
-    """[(path, layer, A (r, d_in), B (d_out, r), alpha / r)] of one adapter. Raises ValueError for a
+    """[(path, layer, A (r, d_in), B (d_out, r), scaling)] of one adapter. Raises ValueError for a
     name that no layer has, or where its matrices have been put to another use."""
     layers, found = lora_layers(model), []
     check_names(layers, [name])
     for path, layer in layers:
         if name in layer.parts:
             if layer.A is None:
-                raise ValueError(f"the matrices of {path} are not apart any more; "
-                                 "load the base again.")
-            part, scale = layer.parts[name]
-            found.append((path, layer, layer.A.detach()[part], layer.B.detach()[:, part], scale))
+                raise ValueError(f"the matrices of {path} are not apart any more "
+                                 "(support/fused.py); load the base again.")
+            part, scaling = layer.parts[name]
+            found.append((path, layer, layer.A.detach()[part], layer.B.detach()[:, part], scaling))
     return found
 
 
@@ -178,11 +177,11 @@ def matrices(model, name):
 def save_adapter(model, name, folder, base, dropout=0.0):
     """Write the adapter `name` as a PEFT folder. base: where the base came from, for the reader."""
     tensors, targets = {}, {}
-    for path, _, A, B, scale in matrices(model, name):
+    for path, _, A, B, scaling in matrices(model, name):
         tensors[f"{PREFIX}{path}.lora_A.weight"] = A
         tensors[f"{PREFIX}{path}.lora_B.weight"] = B
         targets[path.split(".")[-1]] = True
-        rank, alpha = len(A), scale * len(A)
+        rank, alpha = len(A), scaling * len(A)
     config = {
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": str(base),
         "r": rank,  # alpha is a whole number where it can be: vLLM insists
@@ -195,31 +194,31 @@ def save_adapter(model, name, folder, base, dropout=0.0):
 
 
 def read_adapter(folder):
-    """A PEFT folder -> ({path: (A, B)}, rank, scale), the scale being alpha / r, or alpha / sqrt(r)
-    with use_rslora. Raises ValueError for what this LoRA does not compute or what is not whole."""
-    path = Path(folder) / "adapter_config.json"
+    """A PEFT folder -> ({path: (A, B)}, rank, scaling), which is alpha / r, or alpha / sqrt(r) with
+    use_rslora. Raises ValueError for what this LoRA does not compute or what is not whole."""
+    config_file = Path(folder) / "adapter_config.json"
     file = Path(folder) / "adapter_model.safetensors"
-    if not path.is_file():
+    if not config_file.is_file():
         raise ValueError(f"{folder} holds no adapter (no adapter_config.json).")
-    c = read_json(path)
-    check_adapter_config(path, c)
+    c = read_json(config_file)
+    check_adapter_config(config_file, c)
     rank, alpha = c["r"], c["lora_alpha"]
     if not file.is_file():
         raise ValueError(f"{folder} has no adapter_model.safetensors.")
     pairs = {}
     for name, tensor in read_safetensors(file).items():
-        layer, _, part = name.removeprefix(PREFIX).rpartition(".lora_")
+        path, _, part = name.removeprefix(PREFIX).rpartition(".lora_")
         if not name.startswith(PREFIX) or part not in ("A.weight", "B.weight"):
             raise ValueError(f"{file}: {name} is no tensor of a plain LoRA adapter.")
-        pairs.setdefault(layer, {})[part[0]] = tensor
-    for layer, pair in pairs.items():
-        check_pair(file, layer, pair, rank)
-    idle = [layer for layer, pair in pairs.items() if not pair["B"].any()]
+        pairs.setdefault(path, {})[part[0]] = tensor
+    for path, pair in pairs.items():
+        check_pair(file, path, pair, rank)
+    idle = [path for path, pair in pairs.items() if not pair["B"].any()]
     if idle or not pairs:
         raise ValueError(f"{file}: lora_B of {idle[0] if idle else 'every layer'} is zero or "
                          "missing: it was never trained, or is lost.")
-    scale = alpha / math.sqrt(rank) if c.get("use_rslora") else alpha / rank
-    return {layer: (pair["A"], pair["B"]) for layer, pair in pairs.items()}, rank, scale
+    scaling = alpha / math.sqrt(rank) if c.get("use_rslora") else alpha / rank
+    return {path: (pair["A"], pair["B"]) for path, pair in pairs.items()}, rank, scaling
 
 
 def check_pair(file, layer, pair, rank):
@@ -278,13 +277,13 @@ def load_adapters(model, folders):
     linears = [path for path, module in modules.items() if isinstance(module, nn.Linear)]
     for path in dict.fromkeys(path for pairs, _, _ in adapters.values() for path in pairs):
         base, here = modules.get(path), {}
-        for name, (pairs, rank, scale) in adapters.items():
+        for name, (pairs, rank, scaling) in adapters.items():
             if path in pairs:
                 weight = base.weight if path in linears else None
                 check_fit(folders[name], path, pairs[path], weight)
-                here[name] = (rank, scale)
+                here[name] = (rank, scaling)
         stacked = [adapters[name][0][path] for name in here]
-        with torch.device("meta"):  # an empty frame, without memory: its three parts are at hand
+        with torch.device("meta"):  # built without memory; its base, A and B follow
             layer = LoRALinear(nn.Linear(base.in_features, base.out_features), here)
         A, B = torch.cat([A for A, _ in stacked]), torch.cat([B for _, B in stacked], dim=1)
         layer.base = base
@@ -299,9 +298,9 @@ def load_adapters(model, folders):
 # Merging, for export. The product is taken in float32; unmerging puts the old weight back.
 
 
-def merged(weight, A, B, scale):
-    """W + scale B A, rounded once, to the dtype of W."""
-    return (weight.float() + scale * B.float() @ A.float()).to(weight.dtype)
+def merged(weight, A, B, scaling):
+    """W + scaling B A, rounded once, to the dtype of W."""
+    return (weight.float() + scaling * B.float() @ A.float()).to(weight.dtype)
 
 
 def merge(model, name):
@@ -311,9 +310,9 @@ def merge(model, name):
         raise ValueError("an adapter is merged already; unmerge it first.")
     found = matrices(model, name)
     set_adapter(model, None)
-    for _, layer, A, B, scale in found:
+    for _, layer, A, B, scaling in found:
         layer.unmerged = layer.base.weight
-        layer.base.weight = nn.Parameter(merged(layer.unmerged, A, B, scale), requires_grad=False)
+        layer.base.weight = nn.Parameter(merged(layer.unmerged, A, B, scaling), requires_grad=False)
 
 
 def unmerge(model):
@@ -333,7 +332,7 @@ def export(base, adapter, out):
     if out.exists():
         raise ValueError(f"{out} exists already; name a folder that does not.")
     config, tensors = read_config(base), read_weights(base)
-    pairs, _, scale = read_adapter(adapter)
+    pairs, _, scaling = read_adapter(adapter)
     for path, (A, B) in pairs.items():
         if path == "lm_head" and config.tie_word_embeddings:  # the embedding would change too
             raise ValueError(f"{adapter}: the adapter is for lm_head, which is tied to the "
@@ -342,15 +341,15 @@ def export(base, adapter, out):
         if weight is not None and weight.dim() != 2:
             weight = None  # a norm's
         check_fit(adapter, path, (A, B), weight)
-        tensors[f"{path}.weight"] = merged(weight, A, B, scale)
+        tensors[f"{path}.weight"] = merged(weight, A, B, scaling)
     linears = [name.removesuffix(".weight") for name, t in tensors.items() if t.dim() == 2]
     check_whole(adapter, pairs, linears)
     part = out.with_name(f"{out.name}.{os.getpid()}.tmp")
     try:
         write_safetensors(part / "model.safetensors", tensors)  # many shards become one file
         for file in base.iterdir():  # config.json, the tokenizer's files, the chat template
-            kind = file.suffix in (".json", ".model", ".txt", ".jinja")
-            if kind and not file.name.endswith(".index.json"):
+            wanted = file.suffix in (".json", ".model", ".txt", ".jinja")
+            if wanted and not file.name.endswith(".index.json"):
                 shutil.copyfile(file, part / file.name)
         os.rename(part, out)
     finally:
@@ -359,12 +358,12 @@ def export(base, adapter, out):
 
 
 def show(folder):
-    pairs, rank, scale = read_adapter(folder)
+    pairs, rank, scaling = read_adapter(folder)
     for path, (A, B) in pairs.items():
         shapes = f"A {tuple(A.shape)!s:>12}  B {tuple(B.shape)!s:>12}"
         print(f"{path:40} {shapes}  |B A| {(B.float() @ A.float()).norm():.3f}")
     count = sum(A.numel() + B.numel() for A, B in pairs.values())
-    print(f"rank {rank}, scale alpha / r = {scale:g}, {count:,} parameters")
+    print(f"rank {rank}, scale alpha / r = {scaling:g}, {count:,} parameters")
 
 
 def main():

@@ -6,14 +6,14 @@ One small student model plays three roles, each with a LoRA adapter of its own:
     Knowledge Generator  (kg)             question           -> general rules
     Deep Reasoner        (dr)             question + rules   -> solution     kg then dr: System 2
 
-In each round both systems solve the question once. The first answer that both have given, in
-whatever rounds, is accepted.
+In each round both systems solve the question once. As soon as both have given some same answer, in
+whatever rounds, it is accepted.
 
     python lorid.py     plays one vote with texts written in this file; no model is loaded
 """
 import argparse
 import re
-from collections import Counter, namedtuple
+from collections import Counter, deque, namedtuple
 from dataclasses import dataclass, field
 
 from support.answers import canonical
@@ -45,7 +45,7 @@ def prompt(role, question, knowledge=""):
 # -------------------------------------------------------------------------------------------------
 # The vote
 
-Round = namedtuple("Round", "intuitive knowledge deep")  # texts: ir's solution, kg's rules, dr's
+Round = namedtuple("Round", "intuitive knowledge deep")  # texts of ir, kg and dr, as in ROLES
 
 
 @dataclass
@@ -67,23 +67,23 @@ def vote(question, rounds=20):
     """The paper's inference, a generator that knows no model: it yields requests, a list of
     (role, prompt), is sent the list of their texts, and returns a Verdict (see `replay`).
 
-    Each round yields twice: ir and kg together, then dr with that round's knowledge.
-    `extract_answer` reads ir's and dr's answers; a text that states none counts nowhere and never
-    agrees. Answers with equal `canonical` forms are one answer, kept as it was first written, ir's
-    before dr's within a round.
+    Each round yields twice: ir and kg together, then dr with that round's knowledge. The vote ends
+    after the first round by which ir and dr have given some same answer, in one round or in two
+    (dr in 2, ir in 5), or after `rounds` rounds. One that agrees with itself ends nothing.
 
-    All rounds' answers stay in: the vote ends after the first round by which both systems have
-    given some same answer, in one round or in two (dr in round 2, ir in round 5). One system that
-    agrees with itself ends nothing. After `rounds` rounds the vote ends in any case.
+    `extract_answer` reads a text's answer; one that states none counts nowhere and never agrees.
+    Answers are the same if `canonical` (support/answers.py) says so, as of 72 and $72.00; the first
+    spelling is kept, ir's before dr's within a round.
 
-    `agreed` holds all answers given by both, the one given more often (by both together, in all
-    rounds) first, of equally frequent ones the one written earlier; `answer` is the first of them.
-    Without agreement `agreed` is empty and `answer` is chosen likewise from all answers given, None
-    if there are none. `rounds` holds a Round for each round that was asked.
+    The verdict's `agreed` holds all answers given by both, the most frequent first (of both
+    together, in all rounds), of equals the one written earlier; `answer` is its first. Where it is
+    empty, `answer` is chosen likewise from all answers given, None if there are none. Its `rounds`
+    has a Round for each round that was asked.
     """
     intuitive, deep = Counter(), Counter()  # how often each system has given an answer
     first_written, history = {}, []
     for _ in range(rounds):
+        # yield hands the requests out; its value is the list of texts that are sent back
         solution, knowledge = yield [("ir", prompt("ir", question)), ("kg", prompt("kg", question))]
         [deep_solution] = yield [("dr", prompt("dr", question, knowledge))]
         history.append(Round(solution, knowledge, deep_solution))
@@ -142,11 +142,11 @@ def self_consistency(question, k):
 def replay(conversation, texts):
     """The verdict of a conversation (one of the generators above) that is sent these texts, in
     the order in which it asks for them. Texts may be left over."""
-    texts = iter(texts)
+    texts = deque(texts)
     requests = next(conversation)  # runs it up to its first yield
     try:
         while True:
-            requests = conversation.send([next(texts) for _ in requests])
+            requests = conversation.send([texts.popleft() for _ in requests])
     except StopIteration as end:  # a generator's return value arrives in this exception
         return end.value
 

@@ -27,10 +27,6 @@ from support.checks import check_config
 from support.cli import run
 from support.distributed import get_world_size
 
-# A CPU compiles its bfloat16 products for each shape and keeps the last 1,024: half a GB where
-# lengths vary. 64 are as fast, since all layers of a pass have the same few shapes.
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
-
 
 @dataclass
 class Config:
@@ -81,7 +77,7 @@ def inv_freq(config):
     the length L first trained on: f stays where n > high, becomes f / factor where n < low, and
     between them (1 - s) f / factor + s f with s = (n - low) / (high - low)."""
     D = config.head_dim
-    steps = torch.arange(0, D, 2, dtype=torch.int64, device="cpu").float()
+    steps = torch.arange(0, D, 2, device="cpu").float()  # "cpu": load_model builds on "meta"
     f = 1.0 / config.rope_theta ** (steps / D)
     if (scaling := config.rope_scaling) is None:
         return f
@@ -114,7 +110,8 @@ def attention(q, k, v, mask):
     """softmax(q k' / sqrt(D) + mask) v, where H / K query heads share a key/value head
     (grouped-query attention, arXiv 2305.13245): head h reads key/value head h // (H / K).
 
-    q (B, H, T, D), k and v (B, K, S, D), mask (B or 1, 1, T, S) -> (B, H, T, D)."""
+    q (B, H, T, D), k and v (B, K, S, D), mask (B or 1, 1, T, S) -> (B, H, T, D), all in the dtype
+    of q."""
     B, H, T, D = q.shape
     K = k.shape[1]
     q = (q / math.sqrt(D)).reshape(B, K, H // K * T, D)  # a group's queries, one below the other
@@ -150,7 +147,7 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(C, K * D, bias=config.qkv_bias)
         self.o_proj = nn.Linear(H * D, C, bias=config.o_bias)
 
-    def project(self, x):
+    def project(self, x):  # apart, so that support/fused.py can replace it
         return self.q_proj(x), self.k_proj(x), self.v_proj(x)
 
     def forward(self, x, cos, sin, attend):
@@ -200,7 +197,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.model = nn.ModuleDict({
-            # left uninitialised: drawing it at random would first load torch modules for a second
+            # not drawn at random: who builds this fills it; on "meta", drawing costs 2 s of imports
             "embed_tokens": nn.Embedding.from_pretrained(
                 torch.empty(config.vocab_size, config.hidden_size), freeze=False),
             "layers": nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers)),
@@ -208,8 +205,8 @@ class Decoder(nn.Module):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
-        f = inv_freq(config)
-        self.frequencies = torch.cat((-f, f))  # (D,), the signs that `apply_rope` wants of sin
+        f = inv_freq(config)  # no buffer: .to(bfloat16) must not round it
+        self.frequencies = torch.cat((-f, f))  # (D,): cos(-t) = cos t, sin(-t) = -sin t
 
     def forward(self, ids, positions=None, attend=None):
         """ids, positions (B, T) -> (B, T, C). positions None: each sequence begins at 0.
@@ -268,7 +265,9 @@ def read_config(folder):
     rope = c.get("rope_parameters") or c.get("rope_scaling") or {}
     family, scaling = check_config(path, c, rope)
     H, L = c["num_attention_heads"], c["num_hidden_layers"]
-    window = c.get("sliding_window", 4096)  # a missing key is not null: null is no window
+    # Who looks through the window: layer_types; else all layers from max_window_layers on (in
+    # mistral: all). A missing key is 4096, null is no window.
+    window = c.get("sliding_window", 4096)
     if family == "llama" or (family == "qwen2" and not c.get("use_sliding_window")):
         window = None
     first = c.get("max_window_layers", 28) if family == "qwen2" else 0
@@ -305,6 +304,21 @@ DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF1
           "U8": torch.uint8, "BOOL": torch.bool}
 
 
+def atomic_write(path, chunks):
+    """Write bytes to a neighbour of `path`, then rename: nobody ever sees half a file."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(part, "wb") as file:
+            file.writelines(chunks)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def read_safetensors(path):
     """{name: tensor} of one file: views of the mapped file, so nothing is read before it is used or
     copied; writing to a tensor leaves the file alone.
@@ -339,7 +353,7 @@ def read_safetensors(path):
                   f"the offsets of {name} do not fit its shape or its neighbours")
             end = stop
             check(8 + length + end <= size, f"{name} runs past its end")
-            flat = torch.empty(0, dtype=dtype)
+            flat = torch.empty(0, dtype=dtype)  # frombuffer refuses 0 numbers
             if count:
                 flat = torch.frombuffer(buffer, dtype=dtype, count=count, offset=8 + length + start)
             tensors[name] = flat.view(shape)
@@ -365,21 +379,6 @@ def write_safetensors(path, tensors):
     chunks = (t.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
               for t in tensors.values())
     atomic_write(path, (len(raw).to_bytes(8, "little"), raw, *chunks))
-
-
-def atomic_write(path, chunks):
-    """Write bytes to a neighbour of `path`, then rename: nobody ever sees half a file."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(part, "wb") as file:
-            file.writelines(chunks)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -450,6 +449,10 @@ def load_model(folder, device="cpu", dtype=None):
 
 # --------------------------------------------------------------------------------------------------
 # Devices
+
+# oneDNN, which multiplies bfloat16 on a CPU, compiles a kernel for each shape and keeps the last
+# 1,024: half a GB where lengths vary. 64 are as fast: all layers of a pass have the same shapes.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 
 def pick_device(name="auto"):

@@ -34,21 +34,22 @@ from support.tokenizer import TEMPLATES, Tokenizer
 
 
 class CrossEntropy(torch.autograd.Function):
-    """The sum over N rows of -log softmax(logits)[target]: logits (N, V), targets (N,) -> float32.
+    """F.cross_entropy(logits.float(), targets, reduction="sum") in less memory: logits (N, V),
+    targets (N,) -> the sum over N of -log softmax(logits)[target], float32.
 
     Its gradient, softmax(logits) - onehot(target), is known as soon as the loss is, and overwrites
-    the logits, some rows at a time: with a real vocabulary, float32 copies of all would need more
-    memory and time than many layers of the model. So nobody else may need the logits."""
+    the logits, 2**21 numbers at a time: no float32 copy of all of them exists. So nobody else may
+    need the logits, and backward works once."""
 
     @staticmethod
     def forward(ctx, logits, targets):
         loss = torch.zeros((), device=logits.device)
         size = max(1, 2**21 // logits.shape[1])  # 8 MB in float32, about what a CPU's cache holds
-        for rows, target in zip(logits.split(size), targets[:, None].split(size), strict=True):
-            log_p = rows.float().log_softmax(-1)
+        for part, target in zip(logits.split(size), targets[:, None].split(size), strict=True):
+            log_p = part.float().log_softmax(-1)
             loss -= log_p.gather(1, target).sum()
             minus_one = torch.full_like(target, -1, dtype=log_p.dtype)
-            rows.copy_(log_p.exp_().scatter_add_(1, target, minus_one))
+            part.copy_(log_p.exp_().scatter_add_(1, target, minus_one))
         ctx.save_for_backward(logits)
         return loss
 
@@ -63,13 +64,14 @@ def summed_loss(model, examples):
 
     Position t predicts token t + 1. Only supervised positions meet the vocabulary: logits of
     prompts and padding would be wasted work and, with a real vocabulary, most of the memory."""
-    # a multiple of 8: many passes then have the same shape, and freed memory fits again
+    # rounded up to a multiple of 8: then many passes have the same shape, and freed memory fits
     T = -(-max(len(ids) for ids, _ in examples) // 8) * 8
     padded = [(ids + [0] * (T - len(ids)), mask + [0] * (T - len(mask))) for ids, mask in examples]
     ids, loss_mask = (torch.tensor(each, device=model.device) for each in zip(*padded, strict=True))
     supervised = loss_mask[:, 1:].bool()  # (B, T-1)
     hidden = model(ids[:, :-1])           # (B, T-1, C)
-    return CrossEntropy.apply(model.logits(hidden[supervised]), ids[:, 1:][supervised])
+    logits = model.logits(hidden[supervised])  # (N, C) -> (N, V)
+    return CrossEntropy.apply(logits, ids[:, 1:][supervised])
 
 
 def count_supervised(examples):
@@ -126,9 +128,8 @@ class AdamW:
 
 
 def share(examples, max_tokens):
-    """This process's micro-batches of a step: [(examples, whether they count)].
-
-    All processes make as many passes, which --shard needs; idle ones count nothing."""
+    """This process's micro-batches of a step: [(examples, weight)]. Weight 0: a pass only to keep
+    step with the other processes, as --shard needs."""
     rank, world_size = get_rank(), get_world_size()
     ordered = sorted(examples, key=lambda example: len(example[0]))  # so that all get as much to do
     shares = [data.micro_batches(ordered[i::world_size], max_tokens) for i in range(world_size)]
@@ -137,9 +138,10 @@ def share(examples, max_tokens):
 
 
 def fit(model, parameters, batches, steps, args, autocast=False):
-    """Train `parameters` for `steps` steps, one list of examples from `batches` each, a line each.
-    What is minimised is the mean of -log p(token | all before it) over the supervised tokens of the
-    step. Returns the seconds it took.
+    """Take `steps` steps on `parameters`, each on the next list of examples from `batches`, and
+    print a line for each. Minimised: the mean of -log p(token | all before it) over the supervised
+    tokens of a step. args: lr, warmup, weight_decay, beta2, clip, max_tokens, as the flags;
+    autocast: bfloat16 over float32 weights (tiny/pretrain.py). Returns the seconds it took.
 
     A step's examples are split among the processes, if torchrun has started several, and into
     micro-batches of at most max_tokens; each loss is divided by the whole step's token count, so
@@ -150,9 +152,9 @@ def fit(model, parameters, batches, steps, args, autocast=False):
     model.train()
     for step, examples in zip(range(steps), batches, strict=False):  # which may go on for ever
         n_tokens, loss = count_supervised(examples), 0.0
-        for group, counts in share(examples, args.max_tokens):
+        for group, weight in share(examples, args.max_tokens):
             with torch.autocast(device_type, torch.bfloat16, enabled=autocast):
-                part = summed_loss(model, group) / n_tokens * counts
+                part = summed_loss(model, group) / n_tokens * weight
             part.backward()
             loss += part.item()
         if get_world_size() > 1:
@@ -275,7 +277,7 @@ def arguments():
     parser = argparse.ArgumentParser(
         description="Trains the LoRA adapters of LoRID's roles on a frozen base.",
         formatter_class=argparse.RawDescriptionHelpFormatter, epilog=__doc__.split("\n\n")[1])
-    add, share = parser.add_argument, number(float, at_least=0, below=1)
+    add, fraction = parser.add_argument, number(float, at_least=0, below=1)
     above_0, at_least_0 = number(float, above=0), number(float, at_least=0)
     add("--role", choices=[*lorid.ROLES, "base"], help="one role (default: all, in turn)")
     add("--data", help="training rows, a JSONL file (default: problems of the toy world)")
@@ -285,7 +287,7 @@ def arguments():
     add("--alpha", type=above_0, default=32, help="adapters are scaled by alpha / r (default: 32)")
     add("--targets", default="q_proj,k_proj,v_proj,o_proj",
         help="the linear layers that get an adapter (default: %(default)s)")
-    add("--dropout", type=share, default=0.0, help="on an adapter's input (default: 0)")
+    add("--dropout", type=fraction, default=0.0, help="on an adapter's input (default: 0)")
     add("--epochs", type=above_0, default=1, help="passes over the rows (default: 1)")
     add("--steps", type=positive, help="optimizer steps (default: as many as the epochs need)")
     add("--batch", type=positive, default=32, help="examples per step (default: 32)")
@@ -296,7 +298,7 @@ def arguments():
     add("--warmup", type=at_least_0, default=0.03,
         help="share of the steps in which the learning rate rises (default: 0.03)")
     add("--weight-decay", type=at_least_0, default=0.0, help="AdamW's decay (default: 0)")
-    add("--beta2", type=share, default=0.95, help="AdamW's beta2 (default: 0.95)")
+    add("--beta2", type=fraction, default=0.95, help="AdamW's beta2 (default: 0.95)")
     add("--clip", type=above_0, default=1.0, help="largest norm of a gradient (default: 1)")
     add("--shard", action="store_true",
         help="under torchrun: each process keeps a share of the base only, for bases too big")
@@ -312,6 +314,7 @@ def arguments():
 
 def main():
     args = arguments()
+    # base: as it was named, for the adapter's file; model: its folder
     args.base, args.model = args.model, data.model_folder(args.model)
     roles, rows = [args.role] if args.role else list(lorid.ROLES), rows_of(args)
     for row in chain(*rows):

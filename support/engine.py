@@ -78,10 +78,11 @@ class CachedAttention:
         cache.reserve(max(self.ends))  # before views of it are taken
 
         # of each token: its sequence, its place among that sequence's new tokens, its position
-        owner = torch.arange(len(lengths)).repeat_interleave(counts)  # lengths (2, 3): 0 0 1 1 1
-        nth = torch.arange(len(owner)) - (counts.cumsum(0) - counts)[owner]         # 0 1 0 1 2
-        self.owner, self.nth, self.positions = (
-            index.to(device) for index in (owner, nth, starts[owner] + nth))        # each (N,)
+        # (each (N,); for lengths (2, 3) the first is 0 0 1 1 1, the second 0 1 0 1 2)
+        sequence = torch.arange(len(lengths)).repeat_interleave(counts)
+        nth = torch.arange(len(sequence)) - (counts.cumsum(0) - counts)[sequence]
+        self.sequence, self.nth, self.positions = (
+            index.to(device) for index in (sequence, nth, starts[sequence] + nth))
 
         # A CPU takes sequence by sequence (padded, a vote took 25% longer), unless each has one
         # token, or one so many that its scores would fill the memory. A GPU takes all in one call.
@@ -108,8 +109,8 @@ class CachedAttention:
         """q (1, H, N, D), k and v (1, K, N, D) -> (1, H, N, D)"""
         # views of the cache, (n, K, capacity, D), which the new keys and values enter
         keys, values = (cached[self.slots] for cached in self.cache.layers[layer_index])
-        keys[self.owner, :, self.positions] = k[0].transpose(0, 1)    # (N, K, D)
-        values[self.owner, :, self.positions] = v[0].transpose(0, 1)
+        keys[self.sequence, :, self.positions] = k[0].transpose(0, 1)    # (N, K, D)
+        values[self.sequence, :, self.positions] = v[0].transpose(0, 1)
         mask = self.masks[self.windows[layer_index]]
         if self.one_by_one:
             return self.each_alone(q, keys, values, mask)
@@ -134,10 +135,10 @@ class CachedAttention:
         if self.T == 1:
             return attention(q[:, :, None], keys, values, mask).transpose(0, 2)  # (1, H, n, D)
         queries = q.new_zeros(len(keys), self.T, *q.shape[1:])              # (n, T, H, D)
-        queries.index_put_((self.owner, self.nth), q)
+        queries.index_put_((self.sequence, self.nth), q)
         y = F.scaled_dot_product_attention(queries.transpose(1, 2), keys, values, mask,
                                            is_causal=mask is None, enable_gqa=True)
-        return y.transpose(1, 2)[self.owner, self.nth].transpose(0, 1)[None]
+        return y.transpose(1, 2)[self.sequence, self.nth].transpose(0, 1)[None]
 
 
 # --------------------------------------------------------------------------------------------------
@@ -186,17 +187,17 @@ class Drafts:
         will decide here: if the choice is the same, so is the token.
 
         What was found under 16 tokens was right 99 of 100 times, under fewer every second time.
-        Behind a wrong token all are in vain, so a second such weak one is not proposed."""
+        After a wrong token all are in vain, so a second such weak one is not proposed."""
         tables, draft, weak = self.tables_of(sequence.owner), [], 0
         back = sequence.prompt[-LONG:] + sequence.tokens[-LONG:]
         while len(draft) < min(most, MOST_DRAFTED):
-            keys = tuple(back[-LONG:]), tuple(back[-SHORT:])
-            known = ((key, table[key]) for table in tables for key in keys if key in table)
-            key, choice = next(known, (None, None))
-            weak += key is not None and len(key) < LONG
-            if key is None or weak > 1:
+            # this question's table by 16 tokens, by 3, then everybody's
+            places = [(table, tuple(back[-size:])) for table in tables for size in (LONG, SHORT)]
+            table, key = next(((t, k) for t, k in places if k in t), ({}, ()))
+            weak += len(key) < LONG
+            if not key or weak > 1:
                 break
-            ids, cumulative = choice
+            ids, cumulative = table[key]
             u = sequence.u[len(sequence.tokens) + len(draft)]
             draft.append(ids[bisect_left(cumulative, u)])
             back.append(draft[-1])
@@ -206,7 +207,7 @@ class Drafts:
 def accept(draft, drawn, eos_ids):
     """How far a draft was right: the tokens that a sequence grows by, at least one.
 
-    draft has m tokens, drawn m + 1: drawn[i] is what the model chose behind draft[:i], so it is
+    draft has m tokens, drawn m + 1: drawn[i] is what the model chose after draft[:i], so it is
     valid as long as draft[:i] is what was drawn before it. The result: the drawn tokens up to the
     first that differs from its draft, that one included; all m + 1 if none does; never further than
     an end token, which is included.
@@ -366,29 +367,31 @@ class Engine:
         """Sequences that wait enter the free slots."""
         entering = [self.waiting.popleft() for _ in range(min(len(self.waiting), free))]
         fits = [sequence for sequence in entering if self.room(sequence) > 0]
-        # Prompts copy from earlier ones: first enters one of each new role, then one of each new
-        # question and role, then all others.
+        # Prompts copy from earlier ones: the first of each new role enters alone, then the first of
+        # each new question and role, then all others.
         while fits:
-            now = {}
-            for sequence in fits:
-                new_to = [owner for owner in (None, sequence.owner)
-                          if sequence.role not in self.prefixes[owner]]
-                now.setdefault((sequence.role, new_to[0]) if new_to else sequence, sequence)
-            self.prefill(now.values())
-            fits = [sequence for sequence in fits if sequence not in now.values()]
+            now, later, begun = [], [], set()
+            for s in fits:
+                new_to = [owner for owner in (None, s.owner) if s.role not in self.prefixes[owner]]
+                new = [(s.role, owner) for owner in new_to[:1]]
+                (later if new and new[0] in begun else now).append(s)
+                begun.update(new)
+            self.prefill(now)
+            fits = later
         for sequence in entering:
             if self.room(sequence) <= 0:
                 self.finish(sequence, truncated=True)  # an empty text, counted as truncated
 
     def prefill(self, sequences):
         """Put sequences into the next slots and compute their prompts: what they share with a known
-        one is copied, the rest is fed."""
-        unread = []
+        one is copied, the rest is fed. The hidden states are dropped: the next decode step begins
+        with each prompt's last token, once more."""
+        unfed = []
         for sequence in sequences:
             shared = shared_length(self.known(sequence)[0], sequence.prompt)
-            shared = min(shared, len(sequence.prompt) - 1)  # the last token is always fed
-            unread.append((sequence.prompt[shared:], sequence))
-        for group in micro_batches(unread, PREFILL_TOKENS):  # longest first
+            shared = min(shared, len(sequence.prompt) - 1)  # so that no tail is empty
+            unfed.append((sequence.prompt[shared:], sequence))
+        for group in micro_batches(unfed, PREFILL_TOKENS):  # longest first
             first = len(self.running)
             tails, group = zip(*group, strict=True)
             starts = [len(s.prompt) - len(tail) for tail, s in zip(tails, group, strict=True)]
@@ -396,7 +399,7 @@ class Engine:
                 if starts[i]:
                     self.cache.copy_in(first + i, self.known(s)[1], starts[i])
             new = [(i, s) for i, s in enumerate(group) if s.role not in self.prefixes[s.owner]]
-            # else only each prompt's last token is unread, and the next decode step begins with it
+            # else only each prompt's last token is unfed, and the decode step feeds that
             if new or len(tails[0]) > 1:
                 self.forward(group, tails, starts, first)
             for i, s in new:
@@ -420,7 +423,7 @@ class Engine:
             u += s.u[n:n + len(fed[-1])]
         hidden = self.forward(self.running, fed, starts)  # (1, N, C)
         drawn, ids, cumulative = self.draw(
-            self.model.logits(hidden[0]), torch.tensor(u, device=hidden.device))
+            self.model.logits(hidden)[0], torch.tensor(u, device=hidden.device))
         drawn = drawn.tolist()
         choices = self.drafts.choices(ids, cumulative) if self.drafts else drawn
         for s, (_, *draft) in zip(self.running, fed, strict=True):

@@ -56,7 +56,7 @@ def shared():
 
 @pytest.fixture(scope="session")
 def smollm2():
-    """The model folder of SmolLM2-135M-Instruct; made on the spot if shared/models/get_smollm2.sh can."""
+    """The model folder of SmolLM2-135M-Instruct; made on the spot if get_smollm2.sh can."""
     path = place("LORID_SMOLLM2", ROOT / "models" / "smollm2")
     if (path / "tokenizer.json").is_file():
         return path

@@ -95,17 +95,22 @@ def test_cached_decoding_equals_the_whole_forward(make_base, either_attention, n
         assert close(logits, whole[i, lengths[i]:lengths[i] + 36])
 
 
+@pytest.mark.parametrize("name", WINDOWED)
 @pytest.mark.parametrize("longest", [63, 64])
 @torch.no_grad()
-def test_a_whole_prompt_beside_one_whose_beginning_is_known(make_base, either_attention, longest):
+def test_a_whole_prompt_beside_one_whose_beginning_is_known(
+        make_base, either_attention, longest, name):
     """Also where the whole one, the longest, ends at the cache's last position: only the other
-    looks back further than its own tokens."""
-    model = load(make_base()[0])
+    looks back further than its own tokens. And where the other, padded, would run past the end."""
+    model = load(make_base(**BASES[name])[0])
     ids = some_ids(2, 64)
     whole, cache = model.logits(model(ids)), dirty_cache(model, 2, 64)
     feed(model, ids[1:], cache, [0], [5], first=1)
     first, second = feed(model, ids, cache, [0, 5], [longest, 20])
     assert close(first, whole[0, :longest]) and close(second, whole[1, 5:25])
+    feed(model, ids[1:], cache, [25], [35], first=1)
+    first, second = feed(model, ids, cache, [0, 60], [longest, 4])
+    assert close(first, whole[0, :longest]) and close(second, whole[1, 60:])
 
 
 @pytest.mark.parametrize("name", WINDOWED)
@@ -205,17 +210,17 @@ def test_each_sequence_of_a_fused_mixed_batch_is_that_role_alone(make_base, tmp_
     lora.load_adapters(model, folders)
     size = storages(model)
     assert fuse(model) is model and storages(model) == size  # no matrix is there twice
-    assert close(logits_of(model, ids), logits_of(oracles[None], ids))  # all off at first
+    assert close(logits_of(model, ids), logits_of(oracles[None], ids), 2e-5)  # all off at first
     roles = ["kg", "ir", None, "dr", "ir", "kg", "dr"]
     lora.set_adapter(model, roles)
     together = logits_of(model, ids)
     alone = {role: logits_of(oracle, ids) for role, oracle in oracles.items()}
     for i, role in enumerate(roles):
-        assert close(together[i], alone[role][i])
+        assert close(together[i], alone[role][i], 2e-5)
         assert all(far(alone[other][i], alone[role][i]) for other in alone if other != role)
     for role in ("ir", "kg", "dr", None):
         lora.set_adapter(model, role)
-        assert close(logits_of(model, ids), alone[role])
+        assert close(logits_of(model, ids), alone[role], 2e-5)
 
 
 @pytest.mark.parametrize("prepare", [lambda model: model, fuse], ids=["plain", "fused"])

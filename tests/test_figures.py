@@ -286,9 +286,9 @@ def write_text(answers, sampled, wordiness, role, asked, number):
     return rng.choice([f"So it is.\n--> {answer} END"] * 9 + ["I do not know."]), tokens
 
 
-def record_tables(tmp_path, rows, wordiness, *words):
-    """Run infer.py with the script: ([Run], what --json wrote, the print)."""
-    runs, file = [], tmp_path / "lines.json"
+def record_runs(rows, wordiness, *words):
+    """Run infer.py with the script: ([Run], the print)."""
+    runs = []
     answers = {row["question"]: int(row["answer"]) for row in rows}
 
     class Recorder(Engine):
@@ -304,7 +304,14 @@ def record_tables(tmp_path, rows, wordiness, *words):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(infer, "Engine", Recorder)
-        printed = run_main(infer, *words, "--json", file)
+        printed = run_main(infer, *words)
+    return runs, printed
+
+
+def record_tables(tmp_path, rows, wordiness, *words):
+    """The same, and what --json wrote: ([Run], the lines, the print)."""
+    file = tmp_path / "lines.json"
+    runs, printed = record_runs(rows, wordiness, *words, "--json", file)
     return runs, json.loads(file.read_text()), printed
 
 
@@ -461,6 +468,14 @@ def test_rows_of_a_file_are_asked_in_order(trained, tmp_path):
         assert_run(runs[0], "IR alone", rows[:limit], (0.0, 50, 0.9))
         assert any("teacher" in line["method"] for line in written["methods"]) == teacher
         assert len(runs) == 5 + teacher
+
+
+def test_one_question_is_asked_by_a_vote_with_the_settings_given(trained):
+    rows, common = toy(1, "test", 4), ["--out", trained[0], "--rounds", 2]
+    flags = ["--temperature", 0.8, "--top-k", 60, "--top-p", 0.8, "--seed", 5]
+    for words, sampling, seed in (([], (0.6, 50, 0.9), 0), (flags, (0.8, 60, 0.8), 5)):
+        [run], _ = record_runs(rows, 1, "--ask", rows[0]["question"], *common, *words)
+        assert_run(run, "LoRID", rows, sampling, 2, seed)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -129,8 +129,8 @@ def measure(engine, method, rows, conversation, args, temperature=0.0):
 
     def progress(done):  # of several processes, the first tells its share
         if sys.stderr.isatty() and not engine.rank:
-            end = "\n" if done == len(mine) else ""
-            print(f"\r{method}: {done}/{len(mine)} questions", end=end, file=sys.stderr)
+            print(f"\r{method}: {done}/{len(mine)} questions", end="\n" * (done == len(mine)),
+                  file=sys.stderr)
 
     start = time.time()
     engine.draw = sampler(args, temperature)
@@ -235,8 +235,7 @@ def table(lines):
 
 def check_question(text, engine):
     if not text.strip():
-        raise ValueError('the question is empty; ask, for example, "Mia buys 3 crates of stickers. '
-                         'How many stickers does Mia have now?"')
+        raise ValueError("the question is empty; ask, for example, the one in python infer.py -h.")
     if not any(c.isalpha() for c in text) or not (any(c.isdigit() for c in text) or "?" in text):
         raise ValueError(f"{text.strip()[:60]!r} does not look like a maths question: it needs "
                          "words, and a number or a question mark.")
@@ -267,8 +266,8 @@ def ask(engine, question, rounds):
     [outcome] = engine.run([aloud(lorid.vote(question, rounds))])
     verdict, n = outcome.verdict, len(outcome.verdict.rounds)
     if verdict.agreed:
-        print(f"Both systems have said {verdict.answer} after {n} round{'s' * (n > 1)}. "
-              f"Answer: {verdict.answer}")
+        print(f"Both systems have said {verdict.answer} after {n} round{'s' * (n > 1)}.", end=" ")
+        print(f"Answer: {verdict.answer}")
     elif verdict.answer is not None:
         print(f"No agreement in {n} rounds; most often given: {verdict.answer}")
     else:

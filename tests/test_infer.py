@@ -475,14 +475,14 @@ def test_the_study_is_consistent(taught, tmp_path):
     """Run whole, against runs of its parts: a vote of r rounds that is cut out of a longer one is
     the vote of r rounds. And without drafts the parts are the same, too."""
     pytest.importorskip("matplotlib")
-    common = ["--out", taught, "--limit", 10, "--temperature", 0.7, "--max-new-tokens", 50]
+    common = ["--out", taught, "--limit", 8, "--temperature", 0.7, "--max-new-tokens", 50]
     done = run(*common, "--rounds", 6, "--study", "--json", tmp_path / "s.json", "--plot",
                tmp_path / "s.png")
     assert done.returncode == 0, done.stderr
     study = json.loads((tmp_path / "s.json").read_text())
     assert infer.table(study["methods"]) in done.stdout
     assert (tmp_path / "s.png").read_bytes()[:4] == b"\x89PNG"
-    assert_consistent(study, 10, 6)
+    assert_consistent(study, 8, 6)
     lines, k = lines_of(tmp_path / "s.json"), len(study["curves"]["self-consistency"])
     assert list(lines) == [
         "IR alone, greedy", f"IR alone, sampled: the mean of {k}", "KG -> DR alone, greedy",
@@ -512,7 +512,7 @@ def test_the_study_is_consistent(taught, tmp_path):
 def test_two_processes_share_the_questions_and_answer_as_one(taught, tmp_path):
     """Three questions, so the shares differ. One slot at a time, in float32: what sums still depend
     on (who drafted, whose prompt was kept) is too little to change a draw."""
-    words = ["--out", taught, "--limit", 3, "--rounds", 2, "--max-new-tokens", 50, "--slots", 1,
+    words = ["--out", taught, "--limit", 3, "--rounds", 2, "--max-new-tokens", 40, "--slots", 1,
              "--dtype", "float32"]
     for name in ("one", "two"):
         file = tmp_path / name

@@ -129,6 +129,9 @@ def test_off_is_the_base_and_on_is_not(base):
     assert far(logits(model, ids), plain)
     lora.set_adapter(model, None)
     assert torch.equal(logits(model, ids), plain)
+    for _, layer in lora.lora_layers(model):
+        layer.A.data.fill_(math.nan)  # what is off is not even computed
+    assert torch.equal(logits(model, ids), plain)
 
 
 def test_an_adapter_is_the_dense_weight_plus_alpha_over_r_times_b_a(base):

@@ -392,7 +392,8 @@ def test_a_misshapen_tensor_is_named_with_both_shapes(make_base, name):
     def lengthen(tensors):
         tensors[name] = torch.cat([tensors[name], tensors[name][:1]])
     change_weights(folder, lengthen)
-    refusal(load_model, folder, names=[folder, name, was, (was[0] + 1, *was[1:])])
+    shapes = f"has the shape {(was[0] + 1, *was[1:])}, config.json asks for {was}"
+    refusal(load_model, folder, names=[folder, name, shapes])
 
 
 def test_a_tied_head_may_be_stored_twice_if_both_are_the_same(make_base):
@@ -528,6 +529,8 @@ def test_a_file_of_ours_is_read_equal_by_the_library(tmp_path):
     with library.safe_open(path, "pt") as file:
         assert file.metadata() == {"format": "pt"}
     assert same(read_safetensors(path), zoo())
+    # the numbers begin at a multiple of eight
+    assert int.from_bytes(path.read_bytes()[:8], "little") % 8 == 0
     write_safetensors(tmp_path / "none", {})
     assert read_safetensors(tmp_path / "none") == st.load_file(tmp_path / "none") == {}
 

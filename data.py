@@ -6,8 +6,7 @@ Below, to be read when needed: the teacher, who writes the knowledge, and downlo
 
     python data.py show --role dr             a training example, the supervised tokens in colour
     python data.py toy --split test -n 500    problems of the toy world, as JSONL
-    python data.py augment --data rows.jsonl --out train.jsonl --teacher gpt-4o
-                                              knowledge for your rows, paid for once
+    python data.py augment --help             knowledge for your rows, by a teacher, paid for once
     python data.py download gsm8k             the paper's sets, as JSONL in data/
     python data.py download --model OWNER/NAME    a model or adapter of the Hugging Face hub
 """
@@ -159,40 +158,46 @@ def micro_batches(examples, max_tokens):
 # once, and none is paid for twice: support/augment.py; what odd replies need: support/replies.py.
 
 TEACHER = """\
-You write down the knowledge behind worked solutions of mathematics problems, for a student who is
-to learn to think of the right rules before computing anything.
+You write down the knowledge behind worked solutions of mathematics problems, for a student who \
+is to learn to think of the right
+rules before computing anything.
 
-At the end of this message stand a problem and its solution. For every step of the solution, in the
-order of the solution, write the general rule that the step applies.
+At the end of this message stand a problem and its solution. For every step of the solution, in \
+the order of the solution, write the
+general rule that the step applies.
 
 A general rule
 - holds for every problem of its kind, and helps somebody who has never seen this one;
-- names nothing that belongs to this problem alone: no person, place, thing, date or amount. A
-  number may stand in a rule only if it is the same in all problems, like the 60 minutes of an hour;
-- is one plain sentence that says what is known and what to do with it; formulas are written with
-  words or letters;
+- names nothing that belongs to this problem alone: no person, place, thing, date or amount. A \
+number may stand in a rule only if it
+  is the same in all problems, like the 60 minutes of an hour;
+- is one plain sentence that says what is known and what to do with it; formulas are written with \
+words or letters;
 - computes nothing and does not give the answer away.
 
-Cover every step, and add no rule that the solution does not use. If several steps apply the same
-rule, write it once, where it comes first. Write 1 to 12 rules, without numbering.
+Cover every step, and add no rule that the solution does not use. If several steps apply the same \
+rule, write it once, where it comes
+first. Write 1 to 12 rules, without numbering.
 
 An example.
 Problem: Farmer Iris plants 6 rows of 14 tulips. A third of the tulips do not come up. How many \
 tulips does she see?
-Solution: She plants 6 * 14 = 84 tulips. 84 / 3 = 28 of them do not come up. So she sees \
-84 - 28 = 56 tulips.
-"Multiply the 6 rows by 14 tulips" is no general rule: it repeats the story. "Use multiplication"
-is none either: it does not say when. This is right:
+Solution: She plants 6 * 14 = 84 tulips. 84 / 3 = 28 of them do not come up. So she sees 84 - 28 \
+= 56 tulips.
+"Multiply the 6 rows by 14 tulips" is no general rule: it repeats the story. "Use multiplication" \
+is none either: it does not say
+when. This is right:
 {"knowledge": ["The total of equal groups is the number of groups times the size of one group.", \
 "A fraction of a whole is the whole divided by the denominator and multiplied by the numerator.", \
 "What remains of a whole is the whole minus the part that is gone."]}
 
-Reply with nothing but a JSON object of this form: the key "knowledge" and a list of texts, a rule
-each.
+Reply with nothing but a JSON object of this form: the key "knowledge" and a list of texts, a \
+rule each.
 """
-COPIED = """These words or numbers are copied from the problem: {}. Write the whole list again, in
-the same JSON form, so that each rule holds for any problem of its kind. Keep a number only if it
-is the same in all problems."""
+COPIED = """\
+These words or numbers are copied from the problem: {}. Write the whole list again, in the same \
+JSON form, so that each rule
+holds for any problem of its kind. Keep a number only if it is the same in all problems."""
 TRIES = 5  # requests for a row; one that is answered with 429 counts a quarter
 BACKOFF = 1, 30  # seconds before the next, if the server does not say: they double up to the second
 
@@ -307,18 +312,19 @@ FILES = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_c
 
 
 def from_hub(call, repo, **options):
-    """What a function of huggingface_hub gives for a repository; its errors as one sentence."""
+    """What the function named `call` of huggingface_hub, which is imported here only, gives for a
+    repository; its errors as one sentence."""
     try:
         import huggingface_hub  # here, because only downloads need it
         from huggingface_hub import errors
     except ImportError:
-        raise ValueError(f"{repo} is to come from the Hugging Face hub by a library that is not "
-                         "here: pip install huggingface_hub") from None
+        why = "is to come from the Hugging Face hub; pip install huggingface_hub"
+        raise ValueError(f"{repo} {why}") from None
     try:
         return getattr(huggingface_hub, call)(repo, **options)
     except Exception as error:  # of the library, of those below it, or of the disk
         local = isinstance(error, errors.LocalEntryNotFoundError)
-        cause = local and error.__cause__ or error
+        cause = (error.__cause__ if local else None) or error
     if options.get("local_files_only"):
         return None
     status = getattr(getattr(cause, "response", None), "status_code", None)
@@ -359,20 +365,24 @@ def model_folder(name, out=None):
                                        local_files_only=True)
     if folder and not lacking(Path(folder)):
         return folder
-    for kind in (".json", ".safetensors"):  # the small ones first: they tell if it is of use
+    there = {file.rfilename for file in from_hub("model_info", name, revision="main").siblings}
+    adapter = "adapter_config.json" in there
+    needed = {"adapter_model.safetensors"} if adapter else {"config.json", "tokenizer.json"}
+    weights = any(file.endswith(".safetensors") for file in there)
+    if lost := sorted(needed - there) or ["model.safetensors"] * (not weights):
+        raise ValueError(f"{name} has no {' and no '.join(lost)} on the hub; pickles (.bin), "
+                         "which can run code, and tokenizer.model are not read.")
+    for kind in (".json", ".safetensors"):  # the small ones first: they tell if the rest is open
         files = [file for file in FILES if file.endswith(kind)]
-        folder = Path(from_hub("snapshot_download", name, local_dir=out, allow_patterns=files))
-        if lost := [file for file in lacking(folder) if file.endswith(kind)]:
-            raise ValueError(f"{name} has no {' and no '.join(lost)} on the hub; pickles (.bin), "
-                             "which can run code, and tokenizer.model are not read.")
+        folder = from_hub("snapshot_download", name, local_dir=out, allow_patterns=files)
     return str(folder)
 
 
 def model_name(folder):
-    """What a model's adapters are filed under: the folder's name; in the hub's cache, where that is
-    a hash, the repository's, models--OWNER--NAME."""
-    repos = [part for part in Path(folder).parts if part.startswith("models--")]
-    return repos[0].rpartition("--")[2] if repos else Path(folder).resolve().name
+    """What adapters are filed under: the folder's name, but in the hub's cache the repository's."""
+    path = Path(folder).resolve()
+    repos = [part for part in path.parts if part.startswith("models--")]
+    return repos[0].rpartition("--")[2] if repos else path.name
 
 
 def download_set(name, folder):
@@ -423,29 +433,23 @@ def show(args):
 def arguments():
     parser = argparse.ArgumentParser(description="Look at the problems that LoRID trains on.")
     commands = parser.add_subparsers(dest="command", required=True)
-    flag = commands.add_parser("show", help="print training examples as a role sees them, "
-                               "supervised tokens in colour").add_argument
-    flag("--role", choices=lorid.ROLES, default="ir", help="whose example (default: ir)")
-    flag("--data", help="a JSONL file (default: the toy world)")
-    flag("--model", default="tiny", help="the folder whose tokenizer is used (default: tiny)")
-    flag("--template", help="how the base is asked: a name in TEMPLATES of support/tokenizer.py "
-         "(default: known by the folder)")
-    flag("-n", type=positive, default=1, help="how many (default: 1)")
+    add = commands.add_parser("show", help="print training examples").add_argument
+    add("--role", choices=lorid.ROLES, default="ir", help="whose example (default: ir)")
+    add("--data", help="a JSONL file (default: the toy world)")
+    add("--model", default="tiny", help="the folder whose tokenizer is used (default: tiny)")
+    add("--template", help="how the base is asked, as in train.py (default: known by the folder)")
+    add("-n", type=positive, default=1, help="how many (default: 1)")
 
-    flag = commands.add_parser("toy", help="write problems of the toy world").add_argument
-    flag("--split", choices=("train", "valid", "test"), default="train",
-         help="which problems (default: train)")
-    flag("--seed", type=int, default=0, help="another seed makes other problems (default: 0)")
-    flag("-n", type=positive, default=1000, help="how many (default: 1000)")
+    add = commands.add_parser("toy", help="write problems of the toy world").add_argument
+    add("--split", choices=("train", "valid", "test"), default="train", help="(default: train)")
+    add("--seed", type=int, default=0, help="another seed makes other problems (default: 0)")
+    add("-n", type=positive, default=1000, help="how many (default: 1000)")
 
-    add_flags(commands.add_parser("augment", help="add knowledge to rows: ask a teacher model for "
-                                  "it, or take it from originals by id").add_argument)
-    flag = commands.add_parser("download", help="fetch a set, as JSONL in data/<name>/, or a model "
-                               "or an adapter, to the Hugging Face cache").add_argument
-    flag("name", nargs="?", choices=SETS, help="the set: %(choices)s")
-    flag("--model", metavar="OWNER/NAME", help="a model or an adapter of the Hugging Face hub; the "
-         "key to closed ones is read from HF_TOKEN")
-    flag("--out", metavar="DIR", help="another folder to put it in")
+    add_flags(commands.add_parser("augment", help="add knowledge to rows").add_argument)
+    add = commands.add_parser("download", help="fetch a data set or a model").add_argument
+    add("name", nargs="?", choices=SETS, help="the set: %(choices)s")
+    add("--model", metavar="OWNER/NAME", help="of the hub; HF_TOKEN holds the key to closed ones")
+    add("--out", metavar="DIR", help="another folder to put it in")
     return parser, parser.parse_args()
 
 
@@ -454,8 +458,7 @@ def main():
     if args.command == "show":
         return show(args)
     if args.command == "toy":
-        for row in toy(args.n, args.split, args.seed):
-            print(json.dumps(row))
+        print("\n".join(json.dumps(row) for row in toy(args.n, args.split, args.seed)))
     elif args.command == "augment":
         if not (args.teacher or args.map) or args.dry_run and not args.teacher:
             parser.error("augment needs a --teacher to ask, or a --map to take knowledge from.")

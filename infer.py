@@ -1,7 +1,7 @@
 """Inference: sample, vote, count. One frozen base and three adapters answer many questions at once.
 
     python infer.py             held-out toy problems: IR alone, KG -> DR alone, LoRID, as a table
-    python infer.py --study     what else could explain the result: rivals and fewer rounds
+    python infer.py --study     what else could explain the result: rivals, fewer rounds
     python infer.py --ask "Mia buys 3 crates of stickers. How many stickers does Mia have now?"
     python infer.py --model models/smollm2 --data test.jsonl --limit 8 --rounds 3
 
@@ -184,15 +184,15 @@ def study(engine, rows, args):
     teacher's; as many texts as LoRID's, all from the Intuitive Reasoner; fewer rounds.
 
     Returns (lines, curves): a curve is a list of lines, by rounds or by texts."""
-    def told(row):
+    def with_rules(row):
         return lorid.system2(row["question"], "\n".join(row["knowledge"]))
 
     (_, ir), (_, kg_dr), (votes, voted) = evaluate(engine, rows, args)
-    blind = for_rows(lorid.system2, "")
-    lines = [ir, kg_dr, measure(engine, "DR without knowledge, greedy", rows, blind, args)[1]]
+    name, without_rules = "DR without knowledge, greedy", for_rows(lorid.system2, "")
+    lines = [ir, kg_dr, measure(engine, name, rows, without_rules, args)[1]]
     if all(row["knowledge"] for row in rows):
         name = "DR with the teacher's knowledge, greedy"
-        lines.append(measure(engine, name, rows, told, args)[1])
+        lines.append(measure(engine, name, rows, with_rules, args)[1])
     # at least LoRID's texts, and about its tokens
     k = math.ceil(max(voted["texts"], voted["tokens"] / max(1, ir["tokens"])))
     many, _ = measure(engine, "self-consistency", rows, for_rows(lorid.self_consistency, k), args,
@@ -235,7 +235,8 @@ def table(lines):
 
 def check_question(text, engine):
     if not text.strip():
-        raise ValueError("the question is empty; ask, for example, the one in python infer.py -h.")
+        raise ValueError('the question is empty; ask, for example, "Mia buys 3 crates of stickers. '
+                         'How many stickers does Mia have now?"')
     if not any(c.isalpha() for c in text) or not (any(c.isdigit() for c in text) or "?" in text):
         raise ValueError(f"{text.strip()[:60]!r} does not look like a maths question: it needs "
                          "words, and a number or a question mark.")
@@ -266,8 +267,8 @@ def ask(engine, question, rounds):
     [outcome] = engine.run([aloud(lorid.vote(question, rounds))])
     verdict, n = outcome.verdict, len(outcome.verdict.rounds)
     if verdict.agreed:
-        print(f"Both systems have said {verdict.answer} after {n} round{'s' * (n > 1)}.", end=" ")
-        print(f"Answer: {verdict.answer}")
+        print(f"Both systems have said {verdict.answer} after {n} round{'s' * (n > 1)}. "
+              f"Answer: {verdict.answer}")
     elif verdict.answer is not None:
         print(f"No agreement in {n} rounds; most often given: {verdict.answer}")
     else:
@@ -291,7 +292,7 @@ def load(args):
     folders = {role: Path(getattr(args, role) or home / role) for role in lorid.ROLES}
     for role, folder in folders.items():
         if not folder.is_dir():
-            other = f" --model {args.model}" * (args.model != "tiny")
+            other = f" --model {args.base}" * (args.base != "tiny")
             other += f" --out {args.out}" * (args.out != "out")
             raise ValueError(f"no adapter in {folder}; train it first: "
                              f"python train.py --role {role}{other}")
@@ -348,13 +349,10 @@ def arguments():
         help="most tokens of one text (default: 256)")
     add("--slots", "--rows", type=positive, default=64, metavar="N",
         help="texts written at the same time; fewer need less memory (default: 64)")
-    add("--no-drafts", action="store_true",
-        help="without speculative decoding: the same texts, more slowly")
-    add("--study", action="store_true", help="a longer table: DR without knowledge and with the "
-                                             "teacher's, self-consistency, fewer rounds")
+    add("--no-drafts", action="store_true", help="the same texts, more slowly: nothing is drafted")
+    add("--study", action="store_true", help="a longer table: rivals, fewer rounds, given rules")
     add("--json", metavar="FILE", help="write the table and its settings to this file, too")
-    add("--plot", metavar="FILE", help="with --study: draw accuracy against tokens, and agreement "
-                                       "against accuracy (needs matplotlib)")
+    add("--plot", metavar="FILE", help="with --study: draw its curves there (needs matplotlib)")
     base_flags(add, TEMPLATES, PAPER)
     args = parse(parser, PAPER)
     if args.plot and not args.study:
@@ -366,6 +364,7 @@ def arguments():
 
 def main():
     args = arguments()
+    args.base = args.model  # as it was named; args.model: its folder
     for key in ("model", *lorid.ROLES):
         setattr(args, key, data.model_folder(getattr(args, key)))
     if args.ask is not None:
@@ -383,11 +382,12 @@ def main():
     if unread := [f"{line['method']} {line['unread']}" for line in lines if line["unread"]]:
         print(f"Prompts longer than the model's {engine.limit} positions got no text and count as "
               f"truncated: {', '.join(unread)}.")
-    keys = ("rounds", "strict", "temperature", "top_k", "top_p", "max_new_tokens", "seed")
-    settings = dict(questions=len(rows), data=args.data or f"toy world ({args.split})",
-                 model=args.model, dtype=str(engine.model.dtype)[6:],
-                 device=str(engine.model.device), threads=torch.get_num_threads(),
-                 date=str(date.today()), **{key: getattr(args, key) for key in keys})
+    model, threads, keys = engine.model, torch.get_num_threads(), (
+        "rounds", "strict", "temperature", "top_k", "top_p", "max_new_tokens", "seed")
+    settings = dict(
+        questions=len(rows), data=args.data or f"toy world ({args.split})", model=args.base,
+        dtype=str(model.dtype)[6:], device=str(model.device), threads=threads,
+        date=str(date.today()), **{key: getattr(args, key) for key in keys})
     print(", ".join(f"{key.replace('_', '-')} {value}" for key, value in settings.items()))
     if args.json and not engine.rank:
         result = {"about": settings, "methods": lines, "curves": curves}
@@ -397,4 +397,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run(main, if_memory_is_full="give fewer --slots")
+    run(main, advice="; give fewer --slots")

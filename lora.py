@@ -163,8 +163,8 @@ def matrices(model, name):
     for path, layer in layers:
         if name in layer.parts:
             if layer.A is None:
-                raise ValueError(f"the matrices of {path} are not apart any more "
-                                 "(support/fused.py); load the base again.")
+                raise ValueError(f"the matrices of {path} are not apart any more; "
+                                 "load the base again.")
             part, scaling = layer.parts[name]
             found.append((path, layer, layer.A.detach()[part], layer.B.detach()[:, part], scaling))
     return found

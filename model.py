@@ -147,15 +147,12 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(C, K * D, bias=config.qkv_bias)
         self.o_proj = nn.Linear(H * D, C, bias=config.o_bias)
 
-    def project(self, x):  # apart, so that support/fused.py can replace it
-        return self.q_proj(x), self.k_proj(x), self.v_proj(x)
-
     def forward(self, x, cos, sin, attend):
         """x (B, T, C) -> (B, T, C); attend(q, k, v) as in `causal_attention`."""
         B, T, _ = x.shape
-        q, k, v = (y.view(B, T, -1, self.head_dim).transpose(1, 2)       # (B, H or K, T, D)
-                   for y in self.project(x))
-        y = attend(apply_rope(q, cos, sin), apply_rope(k, cos, sin), v)  # (B, H, T, D)
+        q, k, v = (project(x).view(B, T, -1, self.head_dim).transpose(1, 2)  # (B, H or K, T, D)
+                   for project in (self.q_proj, self.k_proj, self.v_proj))
+        y = attend(apply_rope(q, cos, sin), apply_rope(k, cos, sin), v)      # (B, H, T, D)
         return self.o_proj(y.transpose(1, 2).reshape(B, T, -1))
 
 
@@ -169,12 +166,8 @@ class MLP(nn.Module):
         self.up_proj = nn.Linear(C, hidden, bias=False)
         self.down_proj = nn.Linear(hidden, C, bias=False)
 
-    def project(self, x):
-        return self.gate_proj(x), self.up_proj(x)
-
     def forward(self, x):
-        gate, up = self.project(x)
-        return self.down_proj(F.silu(gate) * up)
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
 class Block(nn.Module):

@@ -237,7 +237,7 @@ def train_role(role, rows, args):
     trainable = sum(p.numel() for p in parameters)
     frozen = sum(p.numel() for p in model.parameters()) - trainable
     print(f"{role}: the {lorid.ROLES[role].title}\n"
-          f"  base       {args.model}, {frozen:,} parameters, frozen, {str(model.dtype)[6:]} on "
+          f"  base       {args.base}, {frozen:,} parameters, frozen, {str(model.dtype)[6:]} on "
           f"{device}, asked in the template {tokenizer.template}\n"
           f"  adapter    {trainable:,} trainable parameters in float32 (rank {args.rank}, "
           f"alpha {args.alpha:g}, on {args.targets})", flush=True)
@@ -325,4 +325,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run(main, if_memory_is_full="give a lower --max-tokens")
+    run(main, advice="; give a lower --max-tokens")

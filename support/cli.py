@@ -18,9 +18,10 @@ def number(kind, above=None, at_least=None, below=None, at_most=None):
     def read(text):
         try:
             x = kind(text)
-        except ValueError:
-            x = math.nan
-        good = (math.isfinite(x)
+            finite = math.isfinite(x)
+        except (ValueError, OverflowError):
+            finite = False
+        good = (finite
                 and (above is None or x > above) and (at_least is None or x >= at_least)
                 and (below is None or x < below) and (at_most is None or x <= at_most))
         if not good:
@@ -69,21 +70,23 @@ def out_of_memory(error):
     return gpu or isinstance(error, MemoryError) or "can't allocate memory" in str(error)
 
 
-def run(main, if_memory_is_full=""):
-    """Run a script's main(). Bad input and a full memory end in one sentence on stderr and exit
-    status 2, Ctrl-C in 130; any other exception is a bug, and keeps its traceback."""
+def run(main, advice="; close other programs, or take a smaller model"):
+    """Run a script's main(). Bad input and a full memory end in one sentence on stderr (of the
+    second, with advice) and exit status 2, Ctrl-C in 130; other exceptions are bugs, and keep their
+    traceback."""
     script = Path(sys.argv[0]).name
     try:
         sys.exit(main())
     except BrokenPipeError:  # `| head` has seen enough; without this, Python complains at its exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)  # as a shell reports it
     except (ValueError, OSError) as error:
         print(f"{script}: {error}", file=sys.stderr)
         sys.exit(2)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
-        print(f"{script}: the memory is full; {if_memory_is_full}.", file=sys.stderr)
+        print(f"{script}: the memory is full{advice}.", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -71,7 +71,7 @@ class CachedAttention:
     of the sequence in slot first + i go to the positions starts[i], starts[i] + 1, ..."""
 
     def __init__(self, cache, config, starts, lengths, first, device, dtype):
-        self.cache, self.windows, self.lengths = cache, config.windows, lengths
+        self.cache, self.windows = cache, config.windows
         self.slots, self.T = slice(first, first + len(starts)), max(lengths)
         starts, counts = torch.tensor(starts), torch.tensor(lengths)
         self.ends = (starts + counts).tolist()
@@ -86,18 +86,18 @@ class CachedAttention:
 
         # A CPU takes sequence by sequence (padded, a vote took 25% longer), unless each has one
         # token, or one so many that its scores would fill the memory. A GPU takes all in one call.
-        self.one_by_one = torch.device(device).type == "cpu" and 1 < self.T <= LONGEST_ALONE
+        self.one_by_one = device.type == "cpu" and 1 < self.T <= LONGEST_ALONE
         if self.one_by_one:
             # in float32: a CPU compiles bfloat16 products for each shape, and here each is another
             self.dtype = torch.promote_types(dtype, torch.float32)
             G = config.num_attention_heads // config.num_key_value_heads
-            keys, rows = torch.arange(max(self.ends)), self.positions.repeat_interleave(G)
+            keys, queries = torch.arange(max(self.ends)), self.positions.repeat_interleave(G)
             self.sizes = [T * G for T in lengths]
-            self.masks = {window: causal_mask(rows, keys, window, self.dtype).split(self.sizes)
+            self.masks = {window: causal_mask(queries, keys, window, self.dtype).split(self.sizes)
                           for window in set(self.windows)}            # per sequence: (T G, S)
             return
         whole = self.T > 1 and not starts.any()  # whole prompts look at nothing older
-        self.S = self.T if whole else cache.capacity
+        self.S = self.T if whole else -(-max(self.ends) // 32) * 32
         # a padded query must look at something: a mask that is all -inf would give nan
         queries = (starts[:, None] + torch.arange(self.T)).clamp(max=self.S - 1).to(device)
         keys = torch.arange(self.S, device=device)
@@ -168,7 +168,7 @@ class Drafts:
 
     def choices(self, ids, cumulative):
         """What a pass's tokens are drawn from, (N, k) each, as a list to note. The fourth id takes
-        what is left of the probability, so that any u finds one."""
+        what is left of the probability, so that any u finds one. Overwrites cumulative."""
         cumulative[:, 3:] = 1
         return list(zip(ids[:, :4].tolist(), cumulative[:, :4].tolist(), strict=True))
 
@@ -193,9 +193,9 @@ class Drafts:
         while len(draft) < min(most, MOST_DRAFTED):
             # this question's table by 16 tokens, by 3, then everybody's
             places = [(table, tuple(back[-size:])) for table in tables for size in (LONG, SHORT)]
-            table, key = next(((t, k) for t, k in places if k in t), ({}, ()))
+            table, key = next(((t, k) for t, k in places if k in t), (None, ()))
             weak += len(key) < LONG
-            if not key or weak > 1:
+            if table is None or weak > 1:
                 break
             ids, cumulative = table[key]
             u = sequence.u[len(sequence.tokens) + len(draft)]
@@ -284,6 +284,7 @@ class Engine:
         # owner -> {role: (its first prompt, its keys and values)}; under None, the first of all
         self.prefixes = {None: {}}
         self.drafts = Drafts() if self.with_drafts else None
+        self.roles = None       # which adapters are set
         while True:
             # a new question opens only if a slot would stay empty
             while len(self.waiting) < self.slots - len(self.running) and self.unopened:
@@ -349,7 +350,10 @@ class Engine:
         Their hidden states, (1, N, C)."""
         model, lengths = self.model, [len(new) for new in tokens]
         each = zip(sequences, lengths, strict=True)
-        set_adapter(model, [[s.role for s, length in each for _ in range(length)]])  # per token
+        roles = [[s.role for s, length in each for _ in range(length)]]  # per token
+        if roles != self.roles:
+            set_adapter(model, roles)
+            self.roles = roles
         attend = CachedAttention(
             self.cache, model.config, starts, lengths, first, model.device, model.dtype)
         ids = torch.tensor([[token for new in tokens for token in new]], device=model.device)
@@ -373,9 +377,9 @@ class Engine:
             now, later, begun = [], [], set()
             for s in fits:
                 new_to = [owner for owner in (None, s.owner) if s.role not in self.prefixes[owner]]
-                new = [(s.role, owner) for owner in new_to[:1]]
-                (later if new and new[0] in begun else now).append(s)
-                begun.update(new)
+                key = (s.role, new_to[0]) if new_to else s
+                (later if key in begun else now).append(s)
+                begun.add(key)
             self.prefill(now)
             fits = later
         for sequence in entering:
@@ -425,7 +429,7 @@ class Engine:
         drawn, ids, cumulative = self.draw(
             self.model.logits(hidden)[0], torch.tensor(u, device=hidden.device))
         drawn = drawn.tolist()
-        choices = self.drafts.choices(ids, cumulative) if self.drafts else drawn
+        choices = self.drafts.choices(ids, cumulative) if self.drafts else []
         for s, (_, *draft) in zip(self.running, fed, strict=True):
             grown = accept(draft, drawn[:len(draft) + 1], self.tokenizer.eos_ids)
             s.tokens += grown

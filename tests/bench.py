@@ -665,4 +665,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run(main, if_memory_is_full="measure a smaller --model")
+    run(main, advice="; measure a smaller --model")

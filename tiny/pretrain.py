@@ -133,14 +133,14 @@ def main():
     parser = argparse.ArgumentParser(prog="python -m tiny.pretrain", description="Pretrains a base "
                                      "like the built-in one, from nothing, on the toy world.")
     add = parser.add_argument
-    share = number(float, at_least=0)
+    at_least_0 = number(float, at_least=0)
     add("--out", default="models/base", help="the base goes to this folder (default: %(default)s)")
     add("--steps", type=positive, default=4000, help="optimizer steps (default: 4000)")
     add("--batch", type=positive, default=48, help="documents per step (default: 48)")
-    add("--lr", type=share, default=3e-3, help="peak learning rate (default: 3e-3)")
-    add("--warmup", type=share, default=0.03,
+    add("--lr", type=at_least_0, default=3e-3, help="peak learning rate (default: 3e-3)")
+    add("--warmup", type=at_least_0, default=0.03,
         help="share of the steps in which the learning rate rises (default: 0.03)")
-    add("--weight-decay", type=share, default=0.0, help="AdamW's weight decay (default: 0)")
+    add("--weight-decay", type=at_least_0, default=0.0, help="AdamW's weight decay (default: 0)")
     add("--beta2", type=number(float, at_least=0, below=1), default=0.95,
         help="AdamW's beta2: how slowly its average of squared gradients forgets (default: 0.95)")
     add("--clip", type=number(float, above=0), default=1.0,
@@ -155,4 +155,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run(main, "give a lower --max-tokens")
+    run(main, advice="; give a lower --max-tokens")

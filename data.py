@@ -439,12 +439,10 @@ def arguments():
     add("--model", default="tiny", help="the folder whose tokenizer is used (default: tiny)")
     add("--template", help="how the base is asked, as in train.py (default: known by the folder)")
     add("-n", type=positive, default=1, help="how many (default: 1)")
-
     add = commands.add_parser("toy", help="write problems of the toy world").add_argument
     add("--split", choices=("train", "valid", "test"), default="train", help="(default: train)")
     add("--seed", type=int, default=0, help="another seed makes other problems (default: 0)")
     add("-n", type=positive, default=1000, help="how many (default: 1000)")
-
     add_flags(commands.add_parser("augment", help="add knowledge to rows").add_argument)
     add = commands.add_parser("download", help="fetch a data set or a model").add_argument
     add("name", nargs="?", choices=SETS, help="the set: %(choices)s")

@@ -97,7 +97,9 @@ class CachedAttention:
                           for window in set(self.windows)}            # per sequence: (T G, S)
             return
         whole = self.T > 1 and not starts.any()  # whole prompts look at nothing older
-        self.S = self.T if whole else -(-max(self.ends) // 32) * 32
+        # a CPU copies keys that are not the whole cache, so they are cut only where that pays
+        cut = 2 * max(self.ends) <= cache.capacity
+        self.S = self.T if whole else max(self.ends) if cut else cache.capacity
         # a padded query must look at something: a mask that is all -inf would give nan
         queries = (starts[:, None] + torch.arange(self.T)).clamp(max=self.S - 1).to(device)
         keys = torch.arange(self.S, device=device)

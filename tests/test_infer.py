@@ -22,7 +22,7 @@ import lora
 import lorid
 import train
 from support import cli
-from support.engine import Outcome
+from support.engine import Drafts, Outcome
 from support.tokenizer import Tokenizer
 from tiny.world import toy
 
@@ -294,6 +294,19 @@ def test_flags_have_their_old_names_too(monkeypatch):
     assert parsed("--max-new-tokens", "7") == parsed("--max-new", "7") != parsed()
     assert (parsed("--rows", "3").slots, parsed("--max-new", "7").max_new_tokens) == (3, 7)
     assert (parsed().slots, parsed().max_new_tokens, parsed().no_drafts) == (64, 256, False)
+
+
+def test_no_drafts_are_none(folder, monkeypatch):
+    """That the table is the same: see the study."""
+    proposed, plain = [], Drafts.propose
+
+    def noted(*args):
+        proposed.append(plain(*args))
+        return proposed[-1]
+    monkeypatch.setattr(Drafts, "propose", noted)
+    assert run(*few(folder)).returncode == 0 and any(proposed)
+    proposed.clear()
+    assert run(*few(folder, "--no-drafts")).returncode == 0 and not proposed
 
 
 @pytest.mark.parametrize("flag", ["--slots", "--rows", "--rounds", "--max-new-tokens", "--max-new",

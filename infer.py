@@ -270,9 +270,9 @@ def ask(engine, question, rounds):
         print(f"Both systems have said {verdict.answer} after {n} round{'s' * (n > 1)}. "
               f"Answer: {verdict.answer}")
     elif verdict.answer is not None:
-        print(f"No agreement in {n} rounds; most often given: {verdict.answer}")
+        print(f"No agreement in {n} round{'s' * (n > 1)}; most often given: {verdict.answer}")
     else:
-        print(f"No agreement, and no answer at all in {n} rounds.")
+        print(f"No agreement, and no answer at all in {n} round{'s' * (n > 1)}.")
     if any(outcome.truncated):
         print(f"{sum(outcome.truncated)} of the {len(outcome.truncated)} texts were cut short at "
               f"{engine.max_new_tokens} tokens; --max-new-tokens gives them more room.")

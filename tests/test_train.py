@@ -388,8 +388,15 @@ def test_a_sentence_is_one_line_and_exit_status_2(tmp_path):
     assert_refused(done, "train.py: nowhere.jsonl is not a file.")
 
 
-def test_the_paper_preset_sets_what_is_not_given_and_says_so(rows_file, tmp_path):
-    """The values of the authors' scripts, found again in the adapter's own config."""
+def test_the_paper_preset_sets_what_is_not_given_and_says_so(rows_file, tmp_path, monkeypatch):
+    """The values of the authors' scripts, found again in what is trained and in the adapter's own
+    config."""
+    trained, plain = [], train.fit
+
+    def fit(model, *rest):
+        trained.extend(layer for _, layer in lora.lora_layers(model))
+        return plain(model, *rest)
+    monkeypatch.setattr(train, "fit", fit)
     done = run("--role", "ir", "--preset", "paper", "--steps", 1, "--rank", 8, "--batch", 2,
                "--data", rows_file, "--out", tmp_path)
     assert done.returncode == 0, done.stderr
@@ -399,6 +406,8 @@ def test_the_paper_preset_sets_what_is_not_given_and_says_so(rows_file, tmp_path
     config = json.loads((tmp_path / "tiny" / "ir" / "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"], config["lora_dropout"]) == (8, 1024, 0.1)
     assert sorted(config["target_modules"]) == ["q_proj", "v_proj"]
+    assert len(trained) == 2 * 6
+    assert all((layer.dropout, layer.parts["ir"]) == (0.1, (slice(0, 8), 128)) for layer in trained)
     assert train.PAPER["rank"] == 512
     assert "learning rate 5e-05" in done.stdout and "bfloat16 on cpu" in done.stdout
 

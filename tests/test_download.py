@@ -621,3 +621,12 @@ def test_the_command_line_wants_one_thing(servers, download):
     status, said = download("--model", "toy")
     assert status == 2
     assert said.endswith("toy is neither a folder here nor of the form OWNER/NAME.")
+
+
+def test_adapters_are_filed_under_the_repositorys_name_not_a_hash(tmp_path):
+    cached = tmp_path / "hub" / "models--me--toy" / "snapshots" / "0123abc"
+    cached.mkdir(parents=True)
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "linked").symlink_to(cached)
+    names = [data.model_name(path) for path in (cached, tmp_path / "linked", tmp_path / "plain")]
+    assert names == ["toy", "toy", "plain"]

@@ -4,6 +4,7 @@ twice, whatever the server or the user does.
 The servers are real ones, on this machine, which misbehave on purpose.
 """
 import fcntl
+import hashlib
 import itertools
 import json
 import os
@@ -1182,3 +1183,10 @@ def test_without_a_teacher_or_a_map_there_is_nothing_to_do(raw, augment):
         done = subprocess.run([sys.executable, *command(raw(1), augment.out, *flags)], cwd=ROOT,
                               capture_output=True, text=True)
         assert done.returncode == 2 and "needs a --teacher to ask, or a --map" in done.stderr
+
+
+def test_the_prompts_are_the_ones_that_journals_were_paid_for():
+    """A request's key is a hash of all that is asked: another line break in a prompt would make
+    every row of every journal be paid for again. Change them on purpose only."""
+    for text, digest in ((data.TEACHER, "1ef24d7846ef4903"), (data.COPIED, "d7779a3f84a818c9")):
+        assert hashlib.sha256(text.encode()).hexdigest().startswith(digest)

@@ -24,6 +24,7 @@ import lorid
 from support import replies
 from support.augment import add_flags, augment, join
 from support.cli import positive, run
+from support.files import atomic_write
 from support.replies import RetryableError, copied
 from support.sets import SETS, fetch
 from tiny.world import toy
@@ -115,7 +116,6 @@ def read_rows(path, joined=False):
 
 def write_rows(path, rows):
     """Write rows as JSONL, whole or not at all."""
-    from model import atomic_write  # here, because it brings torch
     rows = ({k: v for k, v in row.items() if k != "where" and (k, v) != ("answer", None)}
             for row in rows)
     atomic_write(path, (json.dumps(row).encode() + b"\n" for row in rows))

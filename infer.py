@@ -22,10 +22,11 @@ import torch
 import data
 import lora
 import lorid
-from model import atomic_write, load_model, pick_device, read_config, read_json
+from model import load_model, pick_device, read_config, read_json
 from support.cli import base_flags, number, parse, positive, run
 from support.distributed import all_gather
 from support.engine import Engine, Outcome
+from support.files import atomic_write
 from support.fused import fuse, pack
 from support.plots import plot_study
 from support.tokenizer import TEMPLATES, Tokenizer

@@ -26,16 +26,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model import (
-    atomic_write,
-    read_config,
-    read_json,
-    read_safetensors,
-    read_weights,
-    write_safetensors,
-)
+from model import read_config, read_json, read_safetensors, read_weights, write_safetensors
 from support.checks import check_adapter_config
 from support.cli import run
+from support.files import atomic_write
 
 PREFIX = "base_model.model."  # what peft puts before the name of a module of ours
 

@@ -26,6 +26,7 @@ from torch import nn
 from support.checks import check_config
 from support.cli import run
 from support.distributed import get_world_size
+from support.files import atomic_write
 
 
 @dataclass
@@ -295,21 +296,6 @@ def read_config(folder):
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
           "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
           "U8": torch.uint8, "BOOL": torch.bool}
-
-
-def atomic_write(path, chunks):
-    """Write bytes to a neighbour of `path`, then rename: nobody ever sees half a file."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(part, "wb") as file:
-            file.writelines(chunks)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def read_safetensors(path):

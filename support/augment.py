@@ -18,24 +18,12 @@ from itertools import islice
 from pathlib import Path
 
 from support.cli import number, positive
+from support.files import lock
 from support.replies import copied, usable
 
 
 class Abandoned(KeyboardInterrupt):
     """A second Ctrl-C: requests are still in flight."""
-
-
-def lock(file):
-    """Take an open file for this process alone; the system lets go when the process ends, however
-    it ends. Raises BlockingIOError or PermissionError if another has it."""
-    try:
-        import fcntl
-    except ImportError:  # on Windows
-        import msvcrt
-        file.seek(1 << 30)  # far behind the end: bytes that are locked there cannot be read
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-    else:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def read_journal(file):

@@ -64,6 +64,12 @@ def parse(parser, paper):
     return args
 
 
+def printable(text):
+    """The text with its control characters written out, as \\x1b: what comes from files, models and
+    servers must not reach a terminal that would obey it. Line breaks stay."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in str(text))
+
+
 def out_of_memory(error):
     """Whether an exception says that the memory is full: a GPU's by type, a CPU's by text."""
     gpu = any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
@@ -81,7 +87,7 @@ def run(main, advice="; close other programs, or take a smaller model"):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)  # as a shell reports it
     except (ValueError, OSError) as error:
-        print(f"{script}: {error}", file=sys.stderr)
+        print(f"{script}: {printable(error)}", file=sys.stderr)
         sys.exit(2)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):

@@ -2,7 +2,7 @@
 import io
 from pathlib import Path
 
-from model import atomic_write
+from support.files import atomic_write
 
 
 def plot_study(curves, path):

@@ -11,7 +11,6 @@ import torch
 from conftest import edit_json
 
 from model import (
-    atomic_write,
     causal_attention,
     load_model,
     pick_device,
@@ -20,6 +19,7 @@ from model import (
     read_weights,
     write_safetensors,
 )
+from support.files import atomic_write
 
 
 def some_ids(*shape, seed=0, vocabulary=97):

@@ -477,20 +477,21 @@ def test_no_machine_paths_and_no_strange_weights():
 
 # Each file may import those above it ...
 ORDER = ["support/answers.py", "lorid.py", "tiny/world.py", "support/distributed.py",
-         "support/cli.py", "support/checks.py", "model.py", "support/tokenizer.py",
-         "support/plots.py", "lora.py", "support/replies.py", "support/augment.py",
-         "support/sets.py", "data.py", "train.py", "support/fused.py", "support/engine.py",
+         "support/cli.py", "support/files.py", "support/checks.py", "model.py",
+         "support/tokenizer.py", "support/plots.py", "lora.py", "support/replies.py",
+         "support/augment.py", "support/sets.py", "data.py", "train.py", "support/fused.py", "support/engine.py",
          "infer.py", "tiny/pretrain.py"]
 # ... and of the workshop, a core file only what is named here: anywhere, or only in functions
 WORKSHOP = {"lorid.py": ({"support.answers"}, set()),
-            "model.py": ({"support.checks", "support.cli", "support.distributed"},
+            "model.py": ({"support.checks", "support.cli", "support.distributed", "support.files"},
                          {"support.tokenizer"}),
-            "lora.py": ({"support.checks", "support.cli"}, set()),
-            "data.py": ({"support.augment", "support.cli", "support.replies", "support.sets",
-                         "tiny.world"}, {"support.tokenizer"}),
-            "train.py": ({"support.cli", "support.distributed", "support.tokenizer"}, set()),
-            "infer.py": ({"support.cli", "support.distributed", "support.engine", "support.fused",
-                          "support.plots", "support.tokenizer"}, set())}
+            "lora.py": ({"support.checks", "support.cli", "support.files"}, set()),
+            "data.py": ({"support.augment", "support.cli", "support.files", "support.replies",
+                          "support.sets", "tiny.world"}, {"support.tokenizer"}),
+            "train.py": ({"support.cli", "support.distributed", "support.files",
+                           "support.tokenizer"}, set()),
+            "infer.py": ({"support.cli", "support.distributed", "support.engine", "support.files",
+                          "support.fused", "support.plots", "support.tokenizer"}, set())}
 
 
 def imports(script):

@@ -869,10 +869,10 @@ def test_killed_17_times_nothing_is_lost_or_paid_for_twice(serve, raw, augment, 
             time.sleep(rng.uniform(0, 0.03))
         else:
             wait_for(lambda: journal.read_bytes().count(b"\n") == n)
-            time.sleep(rng.uniform(0, 1.5))
+            time.sleep(rng.uniform(0, 0.05))
         process.kill()
         process.communicate()
-        assert process.returncode == -signal.SIGKILL or kill > 15, (process.returncode, kill)
+        assert process.returncode == -signal.SIGKILL or kill >= 15, (process.returncode, kill)
         assert not out.exists() or len(lines(out)) == n  # never half of it
         for i in in_journal(journal):
             finished.setdefault(i, server.counts[i])
@@ -926,13 +926,12 @@ def test_ctrl_c_waits_for_what_is_paid_for_and_says_how_to_go_on(serve, raw, tmp
 
 def test_ctrl_c_while_the_rows_are_put_together_says_how_to_go_on(serve, raw, augment, monkeypatch,
                                                                   capsys):
-    import model
-    server, source, write = serve(), raw(3), model.atomic_write
+    server, source, write = serve(), raw(3), data.atomic_write
 
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(model, "atomic_write", interrupted)
+    monkeypatch.setattr(data, "atomic_write", interrupted)
     with pytest.raises(KeyboardInterrupt):
         augment(server, source)
     assert capsys.readouterr().err.endswith(STOPPED.format(augment.journal))
@@ -942,7 +941,7 @@ def test_ctrl_c_while_the_rows_are_put_together_says_how_to_go_on(serve, raw, au
             fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
         write(*args)
 
-    monkeypatch.setattr(model, "atomic_write", locked)
+    monkeypatch.setattr(data, "atomic_write", locked)
     assert augment(server, source)[0] == 0
     assert sum(server.counts.values()) == 3
     assert len(lines(augment.out)) == 3

@@ -14,9 +14,10 @@ from pathlib import Path
 import regex
 import torch
 
-from model import Decoder, atomic_write, fast_dtype, pick_device, read_config, write_safetensors
+from model import Decoder, fast_dtype, pick_device, read_config, write_safetensors
 from support.cli import number, positive, run
 from support.distributed import get_rank, init_distributed
+from support.files import atomic_write
 from support.tokenizer import Tokenizer, byte_alphabet
 from tiny.world import document
 from train import fit

@@ -476,11 +476,28 @@ def test_no_machine_paths_and_no_strange_weights():
 # The design: who imports whom, how long a file, a function and a line may be
 
 # Each file may import those above it ...
-ORDER = ["support/answers.py", "lorid.py", "tiny/world.py", "support/distributed.py",
-         "support/cli.py", "support/files.py", "support/checks.py", "model.py",
-         "support/tokenizer.py", "support/plots.py", "lora.py", "support/replies.py",
-         "support/augment.py", "support/sets.py", "data.py", "train.py", "support/fused.py", "support/engine.py",
-         "infer.py", "tiny/pretrain.py"]
+ORDER = """
+support/answers.py
+lorid.py
+tiny/world.py
+support/distributed.py
+support/cli.py
+support/files.py
+support/checks.py
+model.py
+support/tokenizer.py
+support/plots.py
+lora.py
+support/replies.py
+support/augment.py
+support/sets.py
+data.py
+train.py
+support/fused.py
+support/engine.py
+infer.py
+tiny/pretrain.py
+""".split()
 # ... and of the workshop, a core file only what is named here: anywhere, or only in functions
 WORKSHOP = {"lorid.py": ({"support.answers"}, set()),
             "model.py": ({"support.checks", "support.cli", "support.distributed", "support.files"},
@@ -554,9 +571,10 @@ def test_model_and_lora_know_nothing_of_the_engine(script):
             assert not engine & set(name.lower().split("_")), f"{script}:{node.lineno}: {name}"
 
 
-LIMITS = {"lorid.py": 260, "model.py": 540, "lora.py": 430, "data.py": 480, "train.py": 330,
-          "infer.py": 400, "support/engine.py": 460, "support/tokenizer.py": 350,
-          "support/answers.py": 280}
+# of the core together: 2,362 before training could resume, and 12% for that
+LIMITS = {"lorid.py": 295, "model.py": 550, "lora.py": 430, "data.py": 480, "train.py": 385,
+          "infer.py": 445, "support/engine.py": 460, "support/tokenizer.py": 390,
+          "support/answers.py": 380}
 
 
 @pytest.mark.parametrize("script", LIMITS)

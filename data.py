@@ -55,16 +55,16 @@ def tokenize_example(row, role, tokenizer):
     >>> letters = SimpleNamespace(prompt_ids=list, answer_ids=lambda text: [*text, "<end>"])
     >>> row = dict(id=0, question="1+1?", rationale="1+1=2", knowledge=["Add."], answer="2")
     >>> ids, loss_mask = tokenize_example(row, "kg", letters)
-    >>> "".join(ids[-16:])
-    'Knowledge: Add.<end>'
-    >>> loss_mask[-16:]
-    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1]
+    >>> "".join(ids[-16:]), loss_mask[-16:]
+    ('Knowledge: Add.<end>', [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1])
     """
+    # exercise data-1, 6 points: tokenize the prompt and the completion, supervise the latter
     check_row(row, role)
     knowledge = "\n".join(row["knowledge"])
     prompt = tokenizer.prompt_ids(lorid.prompt(role, row["question"], knowledge))
     completion = tokenizer.answer_ids(lorid.target(role, row))
     return prompt + completion, [0] * len(prompt) + [1] * len(completion)
+    # end of data-1
 
 
 # -------------------------------------------------------------------------------------------------

@@ -61,6 +61,7 @@ def top_k_top_p(logits, temperature, top_k, top_p):
     it is below top_p, so the one that crosses stays, and the first always. What is left out has no
     share of the sums. top_k 0 (or more than V) and top_p 1 keep all; temperature 0 leaves the
     likeliest alone, k = 1."""
+    # exercise infer-1, 6 points: divide by the temperature, keep top_k, of these top_p, and add up
     if temperature == 0:
         ids = logits.argmax(-1, keepdim=True)
         return ids, torch.ones(ids.shape, device=ids.device)
@@ -72,13 +73,16 @@ def top_k_top_p(logits, temperature, top_k, top_p):
     p = p * (p.cumsum(-1) - p < top_p)
     cumulative = p.cumsum(-1)
     return ids, cumulative / cumulative[:, -1:]
+    # end of infer-1
 
 
 def sample(ids, cumulative, u):
     """One token for each text, the first whose running sum reaches its u, uniform in [0, 1):
     ids and cumulative (N, k), u (N,) -> (N,). Each brings its own u, so that a text does not depend
     on its neighbours."""
+    # exercise infer-2, 2 points: find where each u falls
     return ids.gather(-1, (cumulative < u[:, None]).sum(-1, keepdim=True))[:, 0]
+    # end of infer-2
 
 
 def draw(logits, u, temperature=0.0, top_k=50, top_p=0.9):

@@ -67,7 +67,9 @@ class LoRALinear(nn.Module):
         self.adapter_scale = None
 
     def forward(self, x):
-        """x (B, T, d_in) -> (B, T, d_out): W x + B (scale * (A x)), in the dtype of x."""
+        """x (B, T, d_in) -> (B, T, d_out): W x + B (scale * (A x)), in the dtype of x; the scale is
+        adapter_scale, and where that is None, W x is all. W sees x itself, never dropped out."""
+        # exercise lora-1, 8 points: W x, and B (scale * (A x)) on top of it
         y = self.base(x)
         if self.adapter_scale is None:
             return y
@@ -75,6 +77,7 @@ class LoRALinear(nn.Module):
             x = dropout(x, self.dropout)
         Ax = F.linear(x, self.A.to(x.dtype))  # (B, T, R)
         return y + F.linear(Ax * self.adapter_scale.to(x.dtype), self.B.to(x.dtype))
+        # end of lora-1
 
     def scale_of(self, name):
         """(R,): alpha / r at the ranks of the adapter `name`, 0 elsewhere. 0 everywhere for None
@@ -113,6 +116,7 @@ def inject(model, targets, adapters, dropout=0.0):
     Returns the parameters to train: A and B of each, in the model's order.
 
     Raises ValueError for a target that no layer has, or if the model carries adapters already."""
+    # exercise lora-2, 5 points: freeze the model, wrap the layers that are meant
     check_bare(model)
     linears = [(path, m) for path, m in model.named_modules() if isinstance(m, nn.Linear)]
     names = dict.fromkeys(path.split(".")[-1] for path, _ in linears)  # each once
@@ -127,13 +131,16 @@ def inject(model, targets, adapters, dropout=0.0):
             replace(model, path, layer)
             parameters += [layer.A, layer.B]
     return parameters
+    # end of lora-2
 
 
 def set_adapter(model, names):
     """Which adapter the layers use: None, the bare base; a name, that one for the whole batch; a
-    list of names, one per sequence (None: the base); a list of such lists, one per token.
+    list of names, one per sequence (None: the base); a list of such lists, one per token. Sets the
+    adapter_scale of each LoRALinear: None or, as `scale_of` says, (R,), (B, 1, R) or (B, T, R).
 
     Raises ValueError for a name that no layer has: it would silently mean the base."""
+    # exercise lora-3, 6 points: give each layer the scale of the adapters that are named
     layers, whole_batch = lora_layers(model), not isinstance(names, list)
     nested = [[names]] if whole_batch else [n if isinstance(n, list) else [n] for n in names]
     used = list({name for inner in nested for name in inner})
@@ -147,6 +154,7 @@ def set_adapter(model, names):
             # (R,), or (B, 1 or T, R)
             scales[layout] = table[0] if whole_batch else table[index.to(table.device)]
         layer.adapter_scale = None if names is None else scales[layout]
+    # end of lora-3
 
 
 def matrices(model, name):

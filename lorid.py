@@ -80,6 +80,7 @@ def vote(question, rounds=20):
     empty, `answer` is chosen likewise from all answers given, None if there are none. Its `rounds`
     has a Round for each round that was asked.
     """
+    # exercise lorid-1, 8 points: ask until both systems have given some same answer
     intuitive, deep = Counter(), Counter()  # how often each system has given an answer
     first_written, history = {}, []
     for _ in range(rounds):
@@ -103,6 +104,7 @@ def vote(question, rounds=20):
     agreed = [first_written[k] for k in ranked if k in intuitive and k in deep]
     candidates = agreed or [first_written[k] for k in ranked]
     return Verdict(candidates[0] if candidates else None, agreed, history)
+    # end of lorid-1
 
 
 # -------------------------------------------------------------------------------------------------
@@ -132,11 +134,13 @@ def self_consistency(question, k):
     if none does, `answer` is None. `agreed` stays empty; `rounds` holds a Round(text, None, None)
     for each of the k texts.
     """
+    # exercise lorid-2, 3 points: ask k times at once, take the most frequent answer
     texts = yield [("ir", prompt("ir", question))] * k
     answers = [answer for answer in map(extract_answer, texts) if answer is not None]
     count = Counter(map(canonical, answers))
     majority = max(answers, key=lambda answer: count[canonical(answer)], default=None)
     return Verdict(majority, rounds=[Round(text, None, None) for text in texts])
+    # end of lorid-2
 
 
 def replay(conversation, texts):
@@ -203,6 +207,7 @@ def last_boxed(text):
     >>> last_boxed(r"\boxed{1}, no, \boxed{2"), last_boxed(r"\boxed{ }"), last_boxed(r"\boxed 2")
     (None, None, None)
     """
+    # exercise lorid-3, 4 points: find the last box, match its braces
     _, box, rest = text.rpartition("\\boxed{")
     depth = 1
     for brace in re.finditer(r"(?<!\\)[{}]", rest) if box else ():
@@ -210,6 +215,7 @@ def last_boxed(text):
         if depth == 0:
             return rest[:brace.start()].strip() or None
     return None
+    # end of lorid-3
 
 
 def target(role, row):

@@ -66,9 +66,11 @@ class RMSNorm(nn.Module):
         self.weight, self.eps = nn.Parameter(torch.ones(size)), eps
 
     def forward(self, x):
+        # exercise model-1, 4 points: divide by the root mean square, in float32
         h = x.float()
         h = h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + self.eps)
         return self.weight * h.to(x.dtype)
+        # end of model-1
 
 
 def inv_freq(config):
@@ -94,7 +96,9 @@ def apply_rope(x, cos, sin):
 
     x (B, H, T, D) -> the same. cos, sin (B or 1, 1, T, D): the D/2 angles twice, one after the
     other, with the first half of sin negated, so that one product does both signs."""
+    # exercise model-2, 8 points: turn each pair of channels
     return x * cos + x.roll(x.shape[-1] // 2, -1) * sin
+    # end of model-2
 
 
 def causal_mask(queries, keys, window=None, dtype=torch.float32):
@@ -102,9 +106,11 @@ def causal_mask(queries, keys, window=None, dtype=torch.float32):
 
     It may look at itself and at what came before; with a window, at the last `window` of these.
     queries (..., T), keys (S,): positions -> (..., T, S)."""
+    # exercise model-3, 3 points: say who may look at whom
     back = queries[..., None] - keys
     allowed = back >= 0 if window is None else (back >= 0) & (back < window)
     return torch.zeros_like(allowed, dtype=dtype).masked_fill_(~allowed, -math.inf)
+    # end of model-3
 
 
 def attention(q, k, v, mask):
@@ -113,12 +119,14 @@ def attention(q, k, v, mask):
 
     q (B, H, T, D), k and v (B, K, S, D), mask (B or 1, 1, T, S) -> (B, H, T, D), all in the dtype
     of q."""
+    # exercise model-4, 7 points: score, mask, softmax, and average the values
     B, H, T, D = q.shape
     K = k.shape[1]
     q = (q / math.sqrt(D)).reshape(B, K, H // K * T, D)  # a group's queries, one below the other
     scores = q @ k.transpose(2, 3)                       # (B, K, H/K T, S)
     scores += mask.repeat(1, 1, H // K, 1)
     return (scores.softmax(-1) @ v).view(B, H, T, D)
+    # end of model-4
 
 
 def causal_attention(q, k, v, window=None):
@@ -168,7 +176,9 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(hidden, C, bias=False)
 
     def forward(self, x):
+        # exercise model-5, 3 points: gate, up, down
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        # end of model-5
 
 
 class Block(nn.Module):
@@ -302,9 +312,12 @@ def read_safetensors(path):
     """{name: tensor} of one file: views of the mapped file, so nothing is read before it is used or
     copied; writing to a tensor leaves the file alone.
 
-    The header, {name: {"dtype", "shape", "data_offsets": [start, stop]}} and "__metadata__", must
-    describe the rest of the file exactly: offsets count from the header's end, tensors follow each
-    other without hole, overlap or rest, each has shape x itemsize bytes. Else ValueError."""
+    The file: the header's length in 8 bytes, the lowest first; the header, a JSON object {name:
+    {"dtype": a key of DTYPES, "shape", "data_offsets": [start, stop]}}, perhaps "__metadata__",
+    which is no tensor; the numbers. The header must describe the rest of the file exactly: offsets
+    count from the header's end, tensors follow each other without hole, overlap or rest (in which
+    order the header names them is free), each has shape x itemsize bytes. Else ValueError."""
+    # exercise model-6, 5 points: read the header, check it, and view each tensor's bytes
     def check(good, why):
         if not good:
             raise ValueError(why)
@@ -342,6 +355,7 @@ def read_safetensors(path):
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
         raise ValueError(f"{path} is not a safetensors file: {error}; "
                          "fetch or write it again.") from None
+    # end of model-6
 
 
 def write_safetensors(path, tensors):

@@ -60,10 +60,14 @@ class CrossEntropy(torch.autograd.Function):
 
 
 def summed_loss(model, examples):
-    """Cross-entropy summed over the supervised tokens of the examples, float32.
+    """Cross-entropy summed over the supervised tokens of the examples, float32: of each, given all
+    before it, -log p. model(ids (B, T)) gives hidden states (B, T, C), model.logits the (..., V) of
+    some of them, the one at position t for token t + 1. Shorter texts are padded on the right.
 
-    Position t predicts token t + 1. Only supervised positions meet the vocabulary: logits of
-    prompts and padding would be wasted work and, with a real vocabulary, most of the memory."""
+    A mean would weigh a token by the length of its neighbours; `fit` divides, once. Only supervised
+    positions meet the vocabulary: logits of prompts and padding would be wasted work and, with a
+    real vocabulary, most of the memory."""
+    # exercise train-1, 8 points: sum -log p of each supervised token, given all before it
     # rounded up to a multiple of 8: then many passes have the same shape, and freed memory fits
     T = -(-max(len(ids) for ids, _ in examples) // 8) * 8
     padded = [(ids + [0] * (T - len(ids)), mask + [0] * (T - len(mask))) for ids, mask in examples]
@@ -72,6 +76,7 @@ def summed_loss(model, examples):
     hidden = model(ids[:, :-1])           # (B, T-1, C)
     logits = model.logits(hidden[supervised])  # (N, C) -> (N, V)
     return CrossEntropy.apply(logits, ids[:, 1:][supervised])
+    # end of train-1
 
 
 def count_supervised(examples):
@@ -94,9 +99,11 @@ def val_loss(model, examples, max_tokens):
 def learning_rate(step, steps, peak, warmup):
     """Of step 0, 1, ..., steps - 1: peak (step + 1) / warmup in the first `warmup` steps; then half
     a cosine down to zero, peak (1 + cos(pi (step - warmup) / (steps - warmup))) / 2."""
+    # exercise train-2, 2 points: rise in a line, fall as half a cosine
     if step < warmup:
         return peak * (step + 1) / warmup
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+    # end of train-2
 
 
 class AdamW:
@@ -108,7 +115,7 @@ class AdamW:
 
     So every parameter moves by about lr, however large its gradients usually are. Both averages
     start from zero, and after t steps are too small by the factor 1 - beta^t: hence the divisions.
-    torch.optim.AdamW gives the same; `step` also takes the gradients away."""
+    torch.optim.AdamW gives the same; `step` also sets p.grad to None."""
 
     def __init__(self, parameters, beta1, beta2, decay):
         self.beta1, self.beta2, self.decay, self.t = beta1, beta2, decay, 0
@@ -116,6 +123,8 @@ class AdamW:
 
     @torch.no_grad()
     def step(self, lr):
+        """The next step on each (p, m, v) of self.state, in place, with g = p.grad."""
+        # exercise train-3, 5 points: update both averages, decay, and move
         self.t += 1
         correction1, correction2 = 1 - self.beta1 ** self.t, 1 - self.beta2 ** self.t
         for p, m, v in self.state:
@@ -125,6 +134,7 @@ class AdamW:
             root = (v.sqrt() / math.sqrt(correction2)).add_(1e-8)
             p.addcdiv_(m, root, value=-lr / correction1)
             p.grad = None
+        # end of train-3
 
 
 def share(examples, max_tokens):

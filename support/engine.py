@@ -217,12 +217,14 @@ def accept(draft, drawn, eos_ids):
     >>> accept([5, 6, 7], [5, 6, 9, 4], eos_ids=[0])
     [5, 6, 9]
     """
+    # exercise engine-1, 7 points: keep what the model would have written anyway
     tokens = []
     for token, drafted in zip(drawn, [*draft, None], strict=True):
         tokens.append(token)
         if token != drafted or token in eos_ids:
             break
     return tokens
+    # end of engine-1
 
 
 # --------------------------------------------------------------------------------------------------

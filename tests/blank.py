@@ -22,6 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from course import FILES, exercises  # noqa: E402
+
 from support.cli import run  # noqa: E402
 
 COPIED = ("README.md", "LICENSE", "requirements.txt", "ruff.toml", ".gitignore", *FILES,

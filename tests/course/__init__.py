@@ -2,12 +2,12 @@
 
 An exercise is the body of one function, between two comments in a script: its name, its points
 and what is to be done, then the end. Its grader is all functions of tests/course/test_<script>.py
-whose names begin with its own: test_lora_1_... for lora-1. They take plain torch and Python, and
-of the project the one function that is graded, so none waits for another exercise.
+whose names begin with its own: test_lora_1_... for lora-1. The first checks the heart of the
+exercise, each of the others one more property. They know plain torch and Python, and of the
+project only the function that is graded, so no exercise waits for another one.
 
-LORID_SEED, a whole number (0 if unset), draws the inputs.
+LORID_SEED (0 if unset) draws the inputs.
 """
-import ast
 import importlib
 import os
 import random
@@ -23,14 +23,10 @@ MARKED = re.compile(r"^( *)# exercise ([a-z]+-\d+), (\d+) points: ([^\n]+)\n(.*?
 Exercise = namedtuple("Exercise", "name file function points task start end")
 
 
-def function_at(tree, line):
-    """The dotted name of the innermost function around a line, as in LoRALinear.forward."""
-    name, inner = [], tree
-    while inner:
-        around = [node for node in inner.body if node.lineno <= line <= node.end_lineno]
-        inner = around[0] if around and hasattr(around[0], "name") else None
-        name += [inner.name] if inner else []
-    return ".".join(name)
+def function_around(text, place):
+    """The dotted name of the function in whose body a place is, as in LoRALinear.forward."""
+    indent, name = re.findall(r"^( *)def (\w+)", text[:place], re.M)[-1]
+    return re.findall(r"^class (\w+)", text[:place], re.M)[-1] + f".{name}" if indent else name
 
 
 def exercises(folder):
@@ -38,9 +34,106 @@ def exercises(folder):
     found = []
     for file in FILES:
         text = (Path(folder) / file).read_text(encoding="utf-8")
-        tree = ast.parse(text)
         for mark in MARKED.finditer(text):
             _, name, points, task, _ = mark.groups()
-            function = function_at(tree, text.count("\n", 0, mark.start()) + 1)
+            function = function_around(text, mark.start())
             found.append(Exercise(name, file, function, int(points), task, *mark.span(5)))
     return found
+
+
+# --------------------------------------------------------------------------------------------------
+# For the graders
+
+
+def student(script):
+    """The script whose functions are graded. tests/grade.py puts another one in its place."""
+    return importlib.import_module(script)
+
+
+def rng(name):
+    """Random numbers for a test: the same for the same seed."""
+    return random.Random(f"{os.environ.get('LORID_SEED', 0)} {name}")
+
+
+def generator(name):
+    """The same for torch."""
+    import torch
+    return torch.Generator().manual_seed(rng(name).randrange(2**31))
+
+
+def short(x):
+    """A value as a person would write it, at most 120 characters of it."""
+    if isinstance(x, float):
+        return f"{x:.4g}"
+    if isinstance(x, (list, tuple)):
+        inside = ", ".join(map(short, x[:40]))
+        text = f"[{inside}]" if isinstance(x, list) else f"({inside})"
+    else:
+        text = repr(x)
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+def check(good, sentence):
+    """Fail with a sentence for the student."""
+    if not good:
+        raise AssertionError(sentence)
+
+
+def same(a, b):
+    """Whether two values are equal and of the same types, also within lists and tuples."""
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def equal(rule, got, expected):
+    """Fail where `got` is not what is expected; the rule, a sentence, says why it should be."""
+    check(same(got, expected), f"{rule} Expected {short(expected)}, got {short(got)}.")
+
+
+def plain(x):
+    """A tensor as nested lists of numbers."""
+    return x.tolist() if hasattr(x, "tolist") else x
+
+
+def shape(x):
+    """The shape of nested lists, as far as their first items tell."""
+    return (len(x), *shape(x[0] if x else 0)) if isinstance(x, (list, tuple)) else ()
+
+
+def leaves(x, place=""):
+    """[(place, number)] of nested lists; a place is written as an index, [0][2]."""
+    if not isinstance(x, (list, tuple)):
+        return [(place, x)]
+    return [leaf for i, inner in enumerate(x) for leaf in leaves(inner, f"{place}[{i}]")]
+
+
+def close(rule, got, expected, tolerance=1e-4):
+    """Fail where numbers, or tensors or nested lists of them, differ by more than `tolerance`
+    times the larger of 1 and what is expected. Shows all if these are few, else the first."""
+    got, expected = plain(got), plain(expected)
+    check(got is not None, f"{rule} Got None: is a return missing?")
+    check(shape(got) == shape(expected),
+          f"{rule} Expected the shape {shape(expected)}, got {shape(got)}.")
+    pairs = list(zip(leaves(expected), leaves(got), strict=True))
+    for (place, e), (_, g) in pairs:
+        number = type(g) in (int, float, bool)
+        good = number and (g == e or abs(g - e) <= tolerance * max(1, abs(e)))
+        if not good and len(pairs) > 8:
+            check(False, f"{rule} At {place} expected {short(e)}, got {short(g)}.")
+        check(good, f"{rule} Expected {short(expected)}, got {short(got)}.")
+
+
+def refuses(rule, error, function, *args):
+    """Fail unless function(*args) raises the error."""
+    try:
+        got = function(*args)
+    except error:
+        return
+    except NotImplementedError:
+        raise
+    except Exception as other:
+        check(False, f"{rule} Expected {error.__name__}, got {type(other).__name__}: {other}")
+    check(False, f"{rule} Expected {error.__name__}, got {short(got)}.")

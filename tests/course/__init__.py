@@ -9,6 +9,7 @@ project only the function that is graded, so no exercise waits for another one.
 LORID_SEED (0 if unset) draws the inputs.
 """
 import importlib
+import math
 import os
 import random
 import re
@@ -119,8 +120,8 @@ def close(rule, got, expected, tolerance=1e-4):
           f"{rule} Expected the shape {shape(expected)}, got {shape(got)}.")
     pairs = list(zip(leaves(expected), leaves(got), strict=True))
     for (place, e), (_, g) in pairs:
-        number = type(g) in (int, float, bool)
-        good = number and (g == e or abs(g - e) <= tolerance * max(1, abs(e)))
+        good = type(g) in (int, float, bool) and (
+            g == e or math.isfinite(e) and abs(g - e) <= tolerance * max(1, abs(e)))
         if not good and len(pairs) > 8:
             check(False, f"{rule} At {place} expected {short(e)}, got {short(g)}.")
         check(good, f"{rule} Expected {short(expected)}, got {short(got)}.")

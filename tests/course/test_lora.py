@@ -212,8 +212,8 @@ def scales(rule, names, B=1, T=1):
         try:
             got = torch.broadcast_to(got, (B, T, R))
         except (RuntimeError, TypeError):
-            check(False, f"{rule} set_adapter({names}) must give a scale for {B} sequences of {T} "
-                         f"tokens and {R} ranks, (R,), (B, 1, R) or (B, T, R); got "
+            check(False, f"{rule} After set_adapter({names}) adapter_scale must have the shape "
+                         f"(R,), (B, 1, R) or (B, T, R), here B = {B}, T = {T}, R = {R}; it has "
                          f"{short(tuple(getattr(got, 'shape', [])))}.")
         close(f"{rule} set_adapter({names}), the layer with {' and '.join(known)}:", got, expected)
 

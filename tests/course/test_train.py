@@ -122,16 +122,12 @@ def test_train_1_float32():
 # train-2
 
 
-def expected_lr(step, steps, peak, warmup):
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    return peak * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))) / 2
-
-
 def rates(rule, steps, peak, warmup):
     got = [train.learning_rate(step, steps, peak, warmup) for step in range(steps)]
+    rise = [peak * share / warmup for share in range(1, warmup + 1)]
+    angles = [math.pi / 2 * i / (steps - warmup) for i in range(steps - warmup)]
     close(f"{rule} (steps {steps}, peak {peak}, warmup {warmup})", got,
-          [expected_lr(step, steps, peak, warmup) for step in range(steps)], 1e-6)
+          rise + [peak * math.cos(angle) ** 2 for angle in angles], 1e-6)
 
 
 def test_train_2_formula():

@@ -23,12 +23,13 @@ import data
 import lora
 import lorid
 from model import load_model, pick_device, read_config, read_json
-from support.cli import base_flags, number, parse, positive, run
+from support.cli import base_flags, number, parse, path, positive, run
 from support.distributed import all_gather
 from support.engine import Engine, Outcome
-from support.files import atomic_write
+from support.files import atomic_write, check_outputs
 from support.fused import fuse, pack
-from support.plots import plot_study
+from support.journal import open_journal
+from support.plots import check_plot, plot_study
 from support.tokenizer import TEMPLATES, Tokenizer
 
 # --------------------------------------------------------------------------------------------------
@@ -133,13 +134,13 @@ def measure(engine, method, rows, conversation, args, temperature=0.0):
     mine = rows[engine.rank::engine.world_size]  # every n-th question is ours
 
     def progress(done):  # of several processes, the first tells its share
+        args.journal.place = f"{method}: {done}/{len(mine)} questions"
         if sys.stderr.isatty() and not engine.rank:
-            print(f"\r{method}: {done}/{len(mine)} questions", end="\n" * (done == len(mine)),
-                  file=sys.stderr)
+            print(f"\r{args.journal.place}", end="\n" * (done == len(mine)), file=sys.stderr)
 
-    start = time.time()
+    start = time.time() - args.journal.begin(method, temperature)
     engine.draw = sampler(args, temperature)
-    shares = all_gather(engine.run(map(conversation, mine), progress))
+    shares = all_gather(engine.run(map(conversation, mine), progress, args.journal))
     # question i went to process i % n, as its i // n-th
     outcomes = [shares[i % len(shares)][i // len(shares)] for i in range(len(rows))]
     return outcomes, summary(method, rows, outcomes, args.strict, time.time() - start)
@@ -291,10 +292,15 @@ PAPER = {"rounds": 20, "temperature": 1.5, "top_k": 50, "top_p": 0.9, "max_new_t
          "dtype": "bfloat16"}
 
 
+def adapters(args):
+    """Each role's adapter folder."""
+    home = Path(args.out) / data.model_name(args.model)
+    return {role: Path(getattr(args, role) or home / role) for role in lorid.ROLES}
+
+
 def load(args):
     """The engine: the base, its tokenizer, and an adapter per role."""
-    home = Path(args.out) / data.model_name(args.model)
-    folders = {role: Path(getattr(args, role) or home / role) for role in lorid.ROLES}
+    folders = adapters(args)
     for role, folder in folders.items():
         if not folder.is_dir():
             other = f" --model {args.base}" * (args.base != "tiny")
@@ -356,15 +362,33 @@ def arguments():
         help="texts written at the same time; fewer need less memory (default: 64)")
     add("--no-drafts", action="store_true", help="the same texts, more slowly: nothing is drafted")
     add("--study", action="store_true", help="a longer table: rivals, fewer rounds, given rules")
-    add("--json", metavar="FILE", help="write the table and its settings to this file, too")
-    add("--plot", metavar="FILE", help="with --study: draw its curves there (needs matplotlib)")
+    add("--json", metavar="FILE", type=path,
+        help="write the table and its settings to this file, too; until then, FILE.journal keeps "
+             "what is written, and the same command goes on from there")
+    add("--plot", metavar="FILE", type=path,
+        help="with --study: draw its curves there (needs matplotlib)")
     base_flags(add, TEMPLATES, PAPER)
     args = parse(parser, PAPER)
+    if args.ask is not None and (args.study or args.json or args.plot or args.data):
+        parser.error("--ask takes one question and no --data, --study, --json or --plot.")
     if args.plot and not args.study:
         parser.error("--plot draws what --study measures; give both.")
     if args.plot and not find_spec("matplotlib"):
         parser.error("--plot needs matplotlib; pip install matplotlib.")
+    check_outputs({"--json": args.json, "--plot": args.plot}, [args.data])
+    if args.plot:
+        check_plot(args.plot)
     return args
+
+
+def settings(args, engine, rows):
+    """What a table was made with, to be printed below it."""
+    model, keys = engine.model, (
+        "rounds", "strict", "temperature", "top_k", "top_p", "max_new_tokens", "seed")
+    return dict(
+        questions=len(rows), data=args.data or f"toy world ({args.split})", model=args.base,
+        dtype=str(model.dtype)[6:], device=str(model.device), threads=torch.get_num_threads(),
+        date=str(date.today()), **{key: getattr(args, key) for key in keys})
 
 
 def main():
@@ -381,24 +405,21 @@ def main():
     if lost := [row["where"] for row in rows if row["answer"] is None]:
         raise ValueError(f"{lost[0]}: no \"answer\" to compare with.")
     engine = load(args)
-    lines, curves = study(engine, rows, args) if args.study else (
-        [line for _, line in evaluate(engine, rows, args)], {})
+    about, folders = settings(args, engine, rows), {"model": args.model, **adapters(args)}
+    more = {"device": engine.model.device.type, "template": engine.tokenizer.template}
+    with open_journal(args.json, about | more, rows, folders) as args.journal:
+        lines, curves = study(engine, rows, args) if args.study else (
+            [line for _, line in evaluate(engine, rows, args)], {})
+        if args.plot and not engine.rank:
+            plot_study(curves, args.plot)
+        if args.json and not engine.rank:
+            result = {"about": about, "methods": lines, "curves": curves}
+            atomic_write(args.json, [json.dumps(result).encode()])
     print(table(lines))
     if unread := [f"{line['method']} {line['unread']}" for line in lines if line["unread"]]:
         print(f"Prompts longer than the model's {engine.limit} positions got no text and count as "
               f"truncated: {', '.join(unread)}.")
-    model, threads, keys = engine.model, torch.get_num_threads(), (
-        "rounds", "strict", "temperature", "top_k", "top_p", "max_new_tokens", "seed")
-    settings = dict(
-        questions=len(rows), data=args.data or f"toy world ({args.split})", model=args.base,
-        dtype=str(model.dtype)[6:], device=str(model.device), threads=threads,
-        date=str(date.today()), **{key: getattr(args, key) for key in keys})
-    print(", ".join(f"{key.replace('_', '-')} {value}" for key, value in settings.items()))
-    if args.json and not engine.rank:
-        result = {"about": settings, "methods": lines, "curves": curves}
-        atomic_write(args.json, [json.dumps(result).encode()])
-    if args.plot and not engine.rank:
-        plot_study(curves, args.plot)
+    print(", ".join(f"{key.replace('_', '-')} {value}" for key, value in about.items()))
 
 
 if __name__ == "__main__":

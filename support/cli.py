@@ -34,6 +34,14 @@ def number(kind, above=None, at_least=None, below=None, at_most=None):
 positive = number(int, above=0)
 
 
+def path(text):
+    """An argparse type: the name of a file or folder. ~ is the home folder, as in --out=~/x, which
+    a shell leaves as it is."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} is no name of a file or folder")
+    return os.path.expanduser(text)
+
+
 def base_flags(add, templates, paper):
     """The flags about the base and the machine, which train.py and infer.py share. add: a parser's
     add_argument; templates: their names; paper: the values of --preset paper."""

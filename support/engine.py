@@ -239,6 +239,7 @@ class Sequence:
     role: str
     prompt: list[int]
     rng: random.Random
+    key: tuple = ()    # of the text, once it is written, in Engine.texts
     tokens: list[int] = field(default_factory=list)  # written so far
     u: list[float] = field(default_factory=list)     # u[i] draws tokens[i]; some ahead, for drafts
     choices: list = field(default_factory=list)      # what tokens[i] was drawn from, for Drafts
@@ -274,12 +275,15 @@ class Engine:
         self.rank, self.world_size = get_rank(), get_world_size()
 
     @torch.inference_mode()
-    def run(self, conversations, progress=lambda done: None):
+    def run(self, conversations, progress=lambda done: None, texts=None):
         """Drive all conversations to their end; returns their Outcomes in order.
 
         A conversation is resumed, the texts that it asks for wait, enter slots as these fall free,
-        and grow until they end; when all have ended, it is resumed with them."""
+        and grow until they end; when all have ended, it is resumed with them. Those that `texts`
+        has, {(question, number, role, prompt): (text, its tokens, truncated)}, are not written
+        again, and what is written joins it."""
         self.conversations, self.progress = list(conversations), progress
+        self.texts = {} if texts is None else texts
         self.outcomes = [Outcome() for _ in self.conversations]
         self.unopened, self.done = deque(range(len(self.conversations))), 0
         self.replies = {}       # owner -> the texts of its request, None where still written
@@ -306,27 +310,35 @@ class Engine:
 
     def resume(self, owner, texts):
         """Hand a conversation its texts (None at its beginning); queue what it asks for next."""
-        outcome = self.outcomes[owner]
-        try:
-            requests = self.conversations[owner].send(texts)
-        except StopIteration as end:  # a generator's return value arrives in this exception
-            outcome.verdict, self.done = end.value, self.done + 1
-            self.prefixes.pop(owner, None)  # so at most about 3 * slots prompts are kept
-            if self.drafts:
-                self.drafts.tables.pop(owner, None)
-            self.progress(self.done)
-            return
-        self.replies[owner] = [None] * len(requests)
+        while texts is None or None not in texts:  # it goes on at once with texts that are there
+            try:
+                requests = self.conversations[owner].send(texts)
+            except StopIteration as end:  # a generator's return value arrives in this exception
+                self.outcomes[owner].verdict, self.done = end.value, self.done + 1
+                self.prefixes.pop(owner, None)  # so at most about 3 * slots prompts are kept
+                if self.drafts:
+                    self.drafts.tables.pop(owner, None)
+                self.progress(self.done)
+                return
+            texts = [self.request(owner, role, prompt) for role, prompt in requests]
+        self.replies[owner] = texts
         self.prefixes.setdefault(owner, {})
-        for role, prompt in requests:
+
+    def request(self, owner, role, prompt):
+        """The text, if it is there; else None, and it waits for a slot."""
+        outcome, question = self.outcomes[owner], self.rank + owner * self.world_size
+        number = len(outcome.tokens)
+        key = question, number, role, prompt
+        text, tokens, truncated = self.texts.get(key, (None, 0, False))
+        outcome.tokens.append(tokens)
+        outcome.truncated.append(truncated)
+        if text is None:
             # Seeded by question and text, not by slot, step or process: results do not depend
             # (but for rounding) on what else is being written, or where.
-            question, number = self.rank + owner * self.world_size, len(outcome.tokens)
             rng = random.Random(f"{self.seed} {question} {number}")
             ids = self.tokenizer.prompt_ids(prompt)
-            self.waiting.append(Sequence(owner, number, role, ids, rng))
-            outcome.tokens.append(0)
-            outcome.truncated.append(False)
+            self.waiting.append(Sequence(owner, number, role, ids, rng, key))
+        return text
 
     def finish(self, sequence, truncated):
         """A text has ended. If it was the last of its request, the conversation goes on."""
@@ -340,7 +352,8 @@ class Engine:
         # its index from the end: the present request asked for the last texts. Where a text was
         # cut short, its last line goes: it may hold half a number
         place = sequence.number - len(outcome.tokens)
-        reply[place] = text.rpartition("\n")[0] if truncated else text
+        reply[place] = text = text.rpartition("\n")[0] if truncated else text
+        self.texts[sequence.key] = text, len(sequence.tokens), truncated
         if None not in reply:
             self.resume(sequence.owner, reply)
 

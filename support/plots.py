@@ -5,6 +5,15 @@ from pathlib import Path
 from support.files import atomic_write
 
 
+def check_plot(path):
+    """Raises ValueError if matplotlib draws no such files, by the end of the name; none is png."""
+    from matplotlib.figure import Figure
+    try:
+        Figure().savefig(io.BytesIO(), format=Path(path).suffix[1:] or "png")
+    except (ValueError, RuntimeError, OSError) as error:
+        raise ValueError(f"--plot {path}: {error}") from None
+
+
 def plot_study(curves, path):
     """Accuracy against generated tokens; how right agreed answers are against how many agree."""
     from matplotlib.figure import Figure  # for pictures only

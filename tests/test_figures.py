@@ -292,7 +292,7 @@ def record_runs(rows, wordiness, *words):
     answers = {row["question"]: int(row["answer"]) for row in rows}
 
     class Recorder(Engine):
-        def run(self, conversations, progress=None):
+        def run(self, conversations, progress=None, texts=None):
             run = Run(chances_of(self.draw), self.max_new_tokens, self.seed)
             runs.append(run)
             script = partial(write_text, answers, (run.chances > 0).sum() > 1, wordiness)
@@ -531,7 +531,7 @@ def test_each_role_speaks_with_the_adapter_of_its_folder(trained, tmp_path, monk
         loaded.update({role: changes(model, role) for role in PROMPTS})
 
     class Listener(Engine):
-        def run(self, conversations, progress=None):
+        def run(self, conversations, progress=None, texts=None):
             return super().run(overhear(conversation, heard) for conversation in conversations)
     monkeypatch.setattr(lora, "load_adapters", load_adapters)
     monkeypatch.setattr(infer, "Engine", Listener)

@@ -483,6 +483,7 @@ tiny/world.py
 support/distributed.py
 support/cli.py
 support/files.py
+support/settings.py
 support/checks.py
 model.py
 support/tokenizer.py
@@ -495,6 +496,7 @@ data.py
 train.py
 support/fused.py
 support/engine.py
+support/journal.py
 infer.py
 tiny/pretrain.py
 """.split()
@@ -508,7 +510,8 @@ WORKSHOP = {"lorid.py": ({"support.answers"}, set()),
             "train.py": ({"support.cli", "support.distributed", "support.files",
                            "support.tokenizer"}, set()),
             "infer.py": ({"support.cli", "support.distributed", "support.engine", "support.files",
-                          "support.fused", "support.plots", "support.tokenizer"}, set())}
+                          "support.fused", "support.journal", "support.plots", "support.tokenizer"},
+                         set())}
 
 
 def imports(script):
@@ -573,7 +576,7 @@ def test_model_and_lora_know_nothing_of_the_engine(script):
 
 # of the core together: 2,362 before training could resume, and 12% for that
 LIMITS = {"lorid.py": 295, "model.py": 550, "lora.py": 430, "data.py": 480, "train.py": 385,
-          "infer.py": 445, "support/engine.py": 460, "support/tokenizer.py": 390,
+          "infer.py": 445, "support/engine.py": 475, "support/tokenizer.py": 390,
           "support/answers.py": 380}
 
 

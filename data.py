@@ -10,6 +10,7 @@ Below, to be read when needed: the teacher, who writes the knowledge, and downlo
     python data.py download gsm8k             the paper's sets, as JSONL in data/
     python data.py download --model OWNER/NAME    a model or adapter of the Hugging Face hub
 """
+import support  # isort: skip  # noqa: F401  from here on, Ctrl-C is quiet
 import argparse
 import hashlib
 import json

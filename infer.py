@@ -7,6 +7,7 @@
 
 `generate` is the whole of sampling; support/engine.py does the same for hundreds of texts at once.
 """
+import support  # isort: skip  # noqa: F401  from here on, Ctrl-C is quiet
 import argparse
 import json
 import math
@@ -14,7 +15,6 @@ import sys
 import time
 from datetime import date
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -373,8 +373,6 @@ def arguments():
         parser.error("--ask takes one question and no --data, --study, --json or --plot.")
     if args.plot and not args.study:
         parser.error("--plot draws what --study measures; give both.")
-    if args.plot and not find_spec("matplotlib"):
-        parser.error("--plot needs matplotlib; pip install matplotlib.")
     check_outputs({"--json": args.json, "--plot": args.plot}, [args.data])
     if args.plot:
         check_plot(args.plot)

@@ -14,6 +14,7 @@ layer with one adapter. In and out: the folder that peft writes, one role a fold
 
 Shapes: B sequences, T tokens, r rank of one adapter, R of all that are stacked.
 """
+import support  # isort: skip  # noqa: F401  from here on, Ctrl-C is quiet
 import argparse
 import json
 import math
@@ -27,7 +28,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from model import read_config, read_json, read_safetensors, read_weights, write_safetensors
-from support.checks import check_adapter_config
+from support.checks import PAIRED, check_adapter_config, check_paired, check_trained
 from support.cli import run
 from support.files import atomic_write
 
@@ -176,14 +177,18 @@ def matrices(model, name):
 # The PEFT folder: adapter_config.json and adapter_model.safetensors
 
 
-def save_adapter(model, name, folder, base, dropout=0.0):
-    """Write the adapter `name` as a PEFT folder. base: where the base came from, for the reader."""
+def save_adapter(model, name, folder, base, dropout=0.0, settings=None):
+    """Write the adapter `name` as a PEFT folder. base: where the base came from, for the reader;
+    settings: how it was trained, kept with it.
+
+    Raises ValueError, and leaves the folder alone, if a training has failed or done nothing."""
     tensors, targets = {}, {}
     for path, _, A, B, scaling in matrices(model, name):
         tensors[f"{PREFIX}{path}.lora_A.weight"] = A
         tensors[f"{PREFIX}{path}.lora_B.weight"] = B
         targets[path.split(".")[-1]] = True
         rank, alpha = len(A), scaling * len(A)
+        check_trained(f"{folder}: {path}", A, B)
     config = {
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": str(base),
         "r": rank,  # alpha is a whole number where it can be: vLLM insists
@@ -191,7 +196,9 @@ def save_adapter(model, name, folder, base, dropout=0.0):
         "lora_dropout": dropout, "target_modules": list(targets), "bias": "none",
         "fan_in_fan_out": False, "inference_mode": True, "use_rslora": False, "use_dora": False,
         "modules_to_save": None}
-    write_safetensors(Path(folder) / "adapter_model.safetensors", tensors)
+    # a kill between the two renames leaves a new file beside an old one: read_adapter must notice
+    metadata = {key: json.dumps(config[key]) for key in PAIRED} | {"settings": json.dumps(settings)}
+    write_safetensors(Path(folder) / "adapter_model.safetensors", tensors, metadata)
     atomic_write(Path(folder) / "adapter_config.json", [json.dumps(config, indent=2).encode()])
 
 
@@ -207,8 +214,9 @@ def read_adapter(folder):
     rank, alpha = c["r"], c["lora_alpha"]
     if not file.is_file():
         raise ValueError(f"{folder} has no adapter_model.safetensors.")
-    pairs = {}
-    for name, tensor in read_safetensors(file).items():
+    pairs, tensors = {}, read_safetensors(file)
+    check_paired(file, c)
+    for name, tensor in tensors.items():
         path, _, part = name.removeprefix(PREFIX).rpartition(".lora_")
         if not name.startswith(PREFIX) or part not in ("A.weight", "B.weight"):
             raise ValueError(f"{file}: {name} is no tensor of a plain LoRA adapter.")

@@ -9,6 +9,7 @@ the names of the checkpoint's tensors, so no table of names stands between the f
 Shapes: B sequences, T tokens, S keys, C hidden size, H query heads, K key/value heads, D head size,
 V vocabulary.
 """
+import support  # isort: skip  # noqa: F401  from here on, Ctrl-C is quiet
 import argparse
 import json
 import math
@@ -22,6 +23,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from support.checks import check_config
 from support.cli import run
@@ -211,6 +213,9 @@ class Decoder(nn.Module):
             self.lm_head.weight = self.model.embed_tokens.weight
         f = inv_freq(config)  # no buffer: .to(bfloat16) must not round it
         self.frequencies = torch.cat((-f, f))  # (D,): cos(-t) = cos t, sin(-t) = -sin t
+        # Training: keep only what enters a block, and compute the block again, with the same
+        # dropout, when its gradients are due: less memory, for a third more time
+        self.checkpointing = False
 
     def forward(self, ids, positions=None, attend=None):
         """ids, positions (B, T) -> (B, T, C). positions None: each sequence begins at 0.
@@ -225,6 +230,8 @@ class Decoder(nn.Module):
         x = self.model.embed_tokens(ids)
         cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
         for i, block in enumerate(self.model.layers):
+            if self.checkpointing and torch.is_grad_enabled():
+                block = partial(checkpoint, block, use_reentrant=False)
             x = block(x, cos, sin, partial(attend or self.attend_causally, i))
         return self.model.norm(x)
 
@@ -358,10 +365,11 @@ def read_safetensors(path):
     # end of model-6
 
 
-def write_safetensors(path, tensors):
-    """Write {name: tensor} to one file, which appears whole or not at all."""
+def write_safetensors(path, tensors, metadata=None):
+    """Write {name: tensor}, and {key: text} about it, to one file, which appears whole or not at
+    all."""
     kinds = {dtype: kind for kind, dtype in DTYPES.items()}
-    header, end = {"__metadata__": {"format": "pt"}}, 0
+    header, end = {"__metadata__": {"format": "pt"} | (metadata or {})}, 0
     for name, tensor in tensors.items():
         size = tensor.numel() * tensor.element_size()
         header[name] = {"dtype": kinds[tensor.dtype], "shape": list(tensor.shape),

@@ -3,6 +3,8 @@
     python train.py                     all three roles on the built-in base and the toy world
     python train.py --role ir           only the Intuitive Reasoner (or kg, or dr)
     python train.py --role kg --model models/smollm2 --data rows.jsonl --lr 2e-4      your own rows
+    python train.py --resume            the same as if a stopped training had not been stopped
+    python train.py --plot curves.png   how the losses fell, from out/<model>/<role>/log.jsonl
 
 An adapter goes to out/<model>/<role>/, a folder that peft and vLLM read too. How the built-in base
 was pretrained: tiny/pretrain.py.
@@ -10,13 +12,14 @@ was pretrained: tiny/pretrain.py.
 Shapes: B sequences, T tokens, C hidden size, V vocabulary, N supervised tokens of a pass. An
 example is (ids, loss_mask), two lists of equal length, as data.py makes them.
 """
+import support  # isort: skip  # noqa: F401  from here on, Ctrl-C is quiet
 import argparse
 import math
-import os
 import random
+import signal
 import sys
 import time
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 import torch
@@ -25,8 +28,11 @@ import data
 import lora
 import lorid
 from model import fast_dtype, load_model, pick_device
-from support.cli import base_flags, number, parse, positive, run
+from support.checkpoint import Checkpoints
+from support.cli import base_flags, delayed_interrupts, number, parse, path, positive, run, say
 from support.distributed import all_reduce, get_rank, get_world_size, shard
+from support.plots import plot_training
+from support.settings import settings_of, trained_with
 from support.tokenizer import TEMPLATES, Tokenizer
 
 # --------------------------------------------------------------------------------------------------
@@ -147,20 +153,23 @@ def share(examples, max_tokens):
     return [(group, 1) for group in shares[rank]] + [(examples[:1], 0)] * idle
 
 
-def fit(model, parameters, batches, steps, args, autocast=False):
+def fit(model, parameters, batches, steps, args, autocast=False, checkpoints=None, held_out=None):
     """Take `steps` steps on `parameters`, each on the next list of examples from `batches`, and
     print a line for each. Minimised: the mean of -log p(token | all before it) over the supervised
     tokens of a step. args: lr, warmup, weight_decay, beta2, clip, max_tokens, as the flags;
-    autocast: bfloat16 over float32 weights (tiny/pretrain.py). Returns the seconds it took.
+    autocast: bfloat16 over float32 weights (tiny/pretrain.py); checkpoints: where to go on from and
+    to log to; held_out: {step: the examples to measure after it}. Returns the seconds it took.
 
     A step's examples are split among the processes, if torchrun has started several, and into
     micro-batches of at most max_tokens; each loss is divided by the whole step's token count, so
     the gradient is that of one big batch, however it was split."""
     optimizer = AdamW(parameters, 0.9, args.beta2, args.weight_decay)
     warmup, device_type = max(1, round(args.warmup * steps)), model.device.type
+    first = checkpoints.begin(optimizer) if checkpoints else 0
     start, tokens = time.time(), 0
     model.train()
-    for step, examples in zip(range(steps), batches, strict=False):  # which may go on for ever
+    # batches may go on for ever; those of the steps before the first are drawn and dropped
+    for step, examples in islice(zip(range(steps), batches, strict=False), first, None):
         n_tokens, loss = count_supervised(examples), 0.0
         for group, weight in share(examples, args.max_tokens):
             with torch.autocast(device_type, torch.bfloat16, enabled=autocast):
@@ -176,11 +185,17 @@ def fit(model, parameters, batches, steps, args, autocast=False):
         lr = learning_rate(step, steps, args.lr, warmup)
         optimizer.step(lr)
         tokens += sum(len(ids) for ids, _ in examples)
-        spent = time.time() - start
-        left = int(spent / (step + 1) * (steps - step - 1))
-        print(f"step {step + 1}/{steps}  loss {loss:.4f}  lr {lr:.2e}  "
-              f"{tokens / spent:,.0f} tokens/s  {left // 60}:{left % 60:02} left  ",
-              end="\r" if sys.stdout.isatty() and step + 1 < steps else "\n", flush=True)
+        spent, last = time.time() - start, step + 1 == steps
+        left = int(spent / (step + 1 - first) * (steps - step - 1))
+        say(f"step {step + 1}/{steps}  loss {loss:.4f}  lr {lr:.2e}  "
+            f"{tokens / spent:,.0f} tokens/s  {left // 60}:{left % 60:02} left  ",
+            end="\r" if sys.stdout.isatty() and not last else "\n")
+        entry = {"step": step + 1, "loss": loss, "lr": lr, "tokens/s": round(tokens / spent, 1)}
+        if held_out and step + 1 in held_out:
+            entry["val_loss"] = val_loss(model, held_out[step + 1], args.max_tokens)
+            model.train()
+        if checkpoints:
+            checkpoints.after(entry, optimizer, last)
     return time.time() - start
 
 
@@ -223,21 +238,23 @@ def tokenize_rows(rows, role, tokenizer, limit):
     return train, valid
 
 
-def check_out(folder):  # better to hear it now than after the training
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    if not (there.is_dir() and os.access(there, os.W_OK)):
-        raise ValueError(f"{folder} cannot be made, {there} is no folder that may be written to; "
-                         "choose another --out.")
+def measurements(valid, steps, batch):
+    """{step: some held-out examples}: at most eight times the same, in equal distances, as many as
+    cost about 2% of the training's time."""
+    # 4% of the examples that are learnt from; without a backward pass they take half the time
+    n_examples = steps * batch // 25 // get_world_size()  # each process measures them all
+    times = min(8, steps, n_examples)
+    size = min(len(valid), n_examples // max(1, times))
+    part = valid[::len(valid) // max(1, size)][:size]  # from all over the file
+    return {steps * (i + 1) // times: part for i in range(times)}
 
 
-def train_role(role, rows, args):
+def train_role(role, rows, args, checkpoints):
     """Train and save one role's adapter; rows as from `rows_of`."""
-    start, rank = time.time(), get_rank()
-    folder = Path(args.out) / data.model_name(args.model) / role
-    check_out(folder)
+    start, rank, folder = time.time(), get_rank(), checkpoints.folder
     device = pick_device(args.device)
-    dtype = getattr(torch, args.dtype) if args.dtype else fast_dtype(device)
-    model = load_model(args.model, "cpu" if args.shard else device, dtype)
+    model = load_model(args.model, "cpu" if args.shard else device, getattr(torch, args.dtype))
+    model.checkpointing = args.checkpointing
     tokenizer = Tokenizer(args.model, args.template)
     torch.manual_seed(args.seed)
     adapters = {role: (args.rank, args.alpha / args.rank)}
@@ -246,32 +263,41 @@ def train_role(role, rows, args):
         torch.manual_seed(args.seed + rank)  # each process draws its own dropout
     trainable = sum(p.numel() for p in parameters)
     frozen = sum(p.numel() for p in model.parameters()) - trainable
-    print(f"{role}: the {lorid.ROLES[role].title}\n"
-          f"  base       {args.base}, {frozen:,} parameters, frozen, {str(model.dtype)[6:]} on "
-          f"{device}, asked in the template {tokenizer.template}\n"
-          f"  adapter    {trainable:,} trainable parameters in float32 (rank {args.rank}, "
-          f"alpha {args.alpha:g}, on {args.targets})", flush=True)
+    say(f"{role}: the {lorid.ROLES[role].title}\n"
+        f"  base       {args.base}, {frozen:,} parameters, frozen, {str(model.dtype)[6:]} on "
+        f"{device}, asked in the template {tokenizer.template}\n"
+        f"  adapter    {trainable:,} trainable parameters in float32 (rank {args.rank}, "
+        f"alpha {args.alpha:g}, on {args.targets})")
 
     limit = model.config.max_position_embeddings
     train, valid = tokenize_rows(rows, role, tokenizer, limit)
     steps = args.steps or max(1, math.ceil(args.epochs * len(train) / args.batch))
     long = sum(map(len, rows)) - len(train) - len(valid)
     left_out = f"; {long} too long for {limit} positions, left out" if long else ""
-    print(f"  examples   {len(train):,} to learn from, {len(valid):,} held out; "
-          f"{sum(len(ids) for ids, _ in train):,} tokens, {count_supervised(train):,} of them "
-          f"supervised{left_out}")
-    print(f"  plan       {steps} steps of {args.batch} examples, learning rate {args.lr:g}, "
-          f"seed {args.seed} (ready in {time.time() - start:.1f} s)", flush=True)
+    say(f"  examples   {len(train):,} to learn from, {len(valid):,} held out; "
+        f"{sum(len(ids) for ids, _ in train):,} tokens, {count_supervised(train):,} of them "
+        f"supervised{left_out}\n"
+        f"  plan       {steps} steps of {args.batch} examples, learning rate {args.lr:g}, "
+        f"seed {args.seed} (ready in {time.time() - start:.1f} s)")
 
     if args.shard:
         parameters = shard(model, device)
     lora.set_adapter(model, role)
-    spent = fit(model, parameters, shuffled(train, args.batch, args.seed), steps, args)
-    if not rank:
-        lora.save_adapter(model, role, folder, args.base, args.dropout)
+    with delayed_interrupts() as checkpoints.interrupts:
+        spent = fit(model, parameters, shuffled(train, args.batch, args.seed), steps, args,
+                    checkpoints=checkpoints, held_out=measurements(valid, steps, args.batch))
     held_out = val_loss(model, valid, args.max_tokens)
-    print(f"  trained in {spent:.0f} s, held-out loss {held_out:.4f} per token")
-    print(f"  saved in   {folder}/\n", flush=True)
+    if not held_out < math.log(model.config.vocab_size) / 2:  # nan, or half way to guessing
+        lora.set_adapter(model, None)
+        bare = val_loss(model, valid, args.max_tokens)
+        if not held_out < 2 * bare:
+            raise ValueError(f"{role}: the held-out loss is {held_out:.2f}, the bare base's "
+                             f"{bare:.2f}; nothing is saved, try a lower --lr.")
+    if not rank:
+        lora.save_adapter(model, role, folder, args.base, args.dropout, checkpoints.settings)
+    checkpoints.finish()
+    say(f"  trained in {spent:.0f} s, held-out loss {held_out:.4f} per token\n"
+        f"  saved in   {folder}/\n")
 
 
 # --------------------------------------------------------------------------------------------------
@@ -290,9 +316,9 @@ def arguments():
     add, fraction = parser.add_argument, number(float, at_least=0, below=1)
     above_0, at_least_0 = number(float, above=0), number(float, at_least=0)
     add("--role", choices=[*lorid.ROLES, "base"], help="one role (default: all, in turn)")
-    add("--data", help="training rows, a JSONL file (default: problems of the toy world)")
+    add("--data", type=path, help="training rows, a JSONL file (default: toy problems)")
     add("--examples", type=positive, default=2000, help="how many toy problems (default: 2000)")
-    add("--out", default="out", help="adapters go to OUT/<model>/<role>/ (default: out)")
+    add("--out", type=path, default="out", help="folder for OUT/<model>/<role>/ (default: out)")
     add("--rank", type=positive, default=16, help="rank r of each adapter (default: 16)")
     add("--alpha", type=above_0, default=32, help="adapters are scaled by alpha / r (default: 32)")
     add("--targets", default="q_proj,k_proj,v_proj,o_proj",
@@ -303,7 +329,9 @@ def arguments():
     add("--batch", type=positive, default=32, help="examples per step (default: 32)")
     add("--max-tokens", "--budget", type=positive, default=2048, metavar="N",
         help="most tokens in one pass: fewer need less memory, for the same step (default: 2048)")
-    add("--lr", type=at_least_0, default=2e-3,
+    add("--checkpointing", action="store_true",
+        help="compute each block's activations twice: less memory, for about a third more time")
+    add("--lr", type=above_0, default=2e-3,
         help="peak learning rate (default: 2e-3, for the toy base; real models: 5e-5 to 5e-4)")
     add("--warmup", type=at_least_0, default=0.03,
         help="share of the steps in which the learning rate rises (default: 0.03)")
@@ -312,6 +340,12 @@ def arguments():
     add("--clip", type=above_0, default=1.0, help="largest norm of a gradient (default: 1)")
     add("--shard", action="store_true",
         help="under torchrun: each process keeps a share of the base only, for bases too big")
+    add("--save-every", type=at_least_0, default=10, metavar="MINUTES",
+        help="from one checkpoint to the next (default: 10; 0: after every step)")
+    add("--resume", action="store_true",
+        help="go on from the last checkpoint of the same command, if there is one")
+    add("--plot", type=path, metavar="FILE",
+        help="train nothing; draw the losses of the trained roles there (needs matplotlib)")
     base_flags(add, TEMPLATES, PAPER)
     args = parse(parser, PAPER)
     if args.role == "base":
@@ -324,15 +358,32 @@ def arguments():
 
 def main():
     args = arguments()
+    roles = [args.role] if args.role else list(lorid.ROLES)
+    if args.plot:
+        return plot_training(Path(args.out) / data.model_name(args.model), roles, args.plot)
     # base: as it was named, for the adapter's file; model: its folder
     args.base, args.model = args.model, data.model_folder(args.model)
-    roles, rows = [args.role] if args.role else list(lorid.ROLES), rows_of(args)
-    for row in chain(*rows):
-        for role in roles:  # all rows for all roles, before minutes go into the first
+    out = Path(args.out) / data.model_name(args.model)
+    if hasattr(signal, "SIGHUP"):  # a terminal that is closed does not end a training
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    args.dtype = args.dtype or str(fast_dtype(pick_device(args.device))).removeprefix("torch.")
+    rows, trainings = rows_of(args), {}
+    for role in roles:  # all of all roles is looked at before minutes go into the first
+        for row in chain(*rows):
             data.check_row(row, role)
-    for role in roles:
-        train_role(role, rows, args)
+        settings = settings_of(role, rows, args)
+        trainings[role] = Checkpoints(out / role, settings, args.resume, args.save_every)
+    try:
+        for role, checkpoints in trainings.items():
+            if args.resume and trained_with(out / role) == checkpoints.settings:
+                say(f"{role}: trained already with these settings, {out / role}/\n")
+                checkpoints.finish()
+            else:
+                train_role(role, rows, args, checkpoints)
+    finally:
+        for checkpoints in trainings.values():
+            checkpoints.close()
 
 
 if __name__ == "__main__":
-    run(main, advice="; give a lower --max-tokens")
+    run(main, advice="; give a lower --max-tokens, or --checkpointing")

@@ -3,7 +3,10 @@
 A check is a condition and a sentence; the first that fails is raised as a ValueError which names
 the file. What passes can be computed by model.py and lora.py exactly.
 """
+import json
 import math
+
+from support.files import read_metadata
 
 # What must be there, what must be a whole number above 0, and what any number above 0.
 NEEDED = ("hidden_size", "num_attention_heads", "num_hidden_layers", "vocab_size",
@@ -90,3 +93,26 @@ def check_adapter_config(path, c):
          "r must be a whole number above 0 and lora_alpha a number above 0."),
         (rslora in (None, True, False),
          f"use_rslora is {rslora!r}; it must be true or false."))
+
+
+# What adapter_model.safetensors repeats of its adapter_config.json, in its metadata.
+PAIRED = ("r", "lora_alpha", "target_modules")
+
+
+def check_paired(path, c):
+    """Refuse the weights in `path` if they were saved with another adapter_config.json than `c`."""
+    for key, text in read_metadata(path).items():
+        if key in PAIRED and text != json.dumps(c.get(key)):
+            raise ValueError(f"{path} was saved with {key} {text}, adapter_config.json beside it "
+                             f"says {json.dumps(c.get(key))}: its saving was cut off, or they are "
+                             "of two adapters; train it again.")
+
+
+def check_trained(where, A, B):
+    """Refuse to save what read_adapter would refuse to read."""
+    if not (A.isfinite().all() and B.isfinite().all()):
+        raise ValueError(f"{where} holds numbers that are not finite, nothing is saved; "
+                         "try a lower --lr.")
+    if not B.any():
+        raise ValueError(f"{where} has a lora_B of zeros as at the start, nothing is saved; train "
+                         "longer or with a higher --lr.")

@@ -2,8 +2,13 @@
 import argparse
 import math
 import os
+import signal
 import sys
+import threading
+from contextlib import contextmanager
 from pathlib import Path
+
+from support import interrupted
 
 
 def number(kind, above=None, at_least=None, below=None, at_most=None):
@@ -45,7 +50,7 @@ def path(text):
 def base_flags(add, templates, paper):
     """The flags about the base and the machine, which train.py and infer.py share. add: a parser's
     add_argument; templates: their names; paper: the values of --preset paper."""
-    add("--model", default="tiny",
+    add("--model", type=path, default="tiny",
         help="the base, a Hugging Face model folder, or OWNER/NAME on its hub (default: tiny)")
     add("--seed", type=int, default=0, help="random seed (default: 0)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps, which nobody has tested "
@@ -78,6 +83,36 @@ def printable(text):
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in str(text))
 
 
+def say(text, **how):
+    """print, but a reader who has gone (`| head`, a closed terminal) does not end the work."""
+    try:
+        print(text, flush=True, **how)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def delayed_interrupts():
+    """Ctrl-C and SIGTERM do not end the block; the list that it is given tells whether one came, so
+    that it can end in good order. A second one is not delayed."""
+    came, handlers = [], {}
+
+    def note(number, _):
+        came.append(number)
+        signal.signal(number, handlers[number])
+        os.write(2, b"\nstopping after this step; once more: at once\n")  # print may be what it hit
+
+    if threading.current_thread() is threading.main_thread():  # others may not
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL):
+                handlers[number] = signal.signal(number, note)
+    try:
+        yield came
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
 def out_of_memory(error):
     """Whether an exception says that the memory is full: a GPU's by type, a CPU's by text."""
     gpu = any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
@@ -90,6 +125,8 @@ def run(main, advice="; close other programs, or take a smaller model"):
     traceback."""
     script = Path(sys.argv[0]).name
     try:
+        if signal.getsignal(signal.SIGINT) is interrupted:  # the imports are done
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         sys.exit(main())
     except BrokenPipeError:  # `| head` has seen enough; without this, Python complains at its exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -102,5 +139,7 @@ def run(main, advice="; close other programs, or take a smaller model"):
             raise
         print(f"{script}: the memory is full{advice}.", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
+        if stop.args:
+            print(f"{script}: {stop}", file=sys.stderr)
         sys.exit(130)

@@ -483,12 +483,13 @@ tiny/world.py
 support/distributed.py
 support/cli.py
 support/files.py
-support/settings.py
 support/checks.py
 model.py
 support/tokenizer.py
 support/plots.py
 lora.py
+support/settings.py
+support/checkpoint.py
 support/replies.py
 support/augment.py
 support/sets.py
@@ -507,8 +508,8 @@ WORKSHOP = {"lorid.py": ({"support.answers"}, set()),
             "lora.py": ({"support.checks", "support.cli", "support.files"}, set()),
             "data.py": ({"support.augment", "support.cli", "support.files", "support.replies",
                           "support.sets", "tiny.world"}, {"support.tokenizer"}),
-            "train.py": ({"support.cli", "support.distributed", "support.files",
-                           "support.tokenizer"}, set()),
+            "train.py": ({"support.checkpoint", "support.cli", "support.distributed",
+                          "support.plots", "support.settings", "support.tokenizer"}, set()),
             "infer.py": ({"support.cli", "support.distributed", "support.engine", "support.files",
                           "support.fused", "support.journal", "support.plots", "support.tokenizer"},
                          set())}
@@ -520,8 +521,8 @@ def imports(script):
     found = []
 
     def visit(node, function):
-        if isinstance(node, ast.Import):
-            found.extend((alias.name, function) for alias in node.names)
+        if isinstance(node, ast.Import):  # `import support` brings nothing but its __init__
+            found.extend((alias.name, function) for alias in node.names if alias.name != "support")
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{script} imports relatively"
             within = [f"{node.module}.{alias.name}" for alias in node.names]

@@ -231,7 +231,7 @@ def losses_of(done):
 
 def fingerprint(folder):
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(folder.iterdir()) if path.is_file()}
+            for path in sorted(folder.iterdir()) if path.is_file() and path.name != "log.jsonl"}
 
 
 def write_rows(rows, path):
@@ -318,7 +318,7 @@ def test_pretraining_is_elsewhere(more, tmp_path):
     ("--dropout", "-0.5 1 1.5 nan", "a number at least 0 and below 1"),
     ("--beta2", "-0.5 1 1.5 nan", "a number at least 0 and below 1"),
     ("--alpha", "0 -1", "a number above 0"), ("--clip", "0 nan", "a number above 0"),
-    ("--epochs", "0 inf nan", "a number above 0"), ("--lr", "-1 nan", "a number at least 0"),
+    ("--epochs", "0 inf nan", "a number above 0"), ("--lr", "0 -1 nan", "a number above 0"),
     ("--warmup", "nan -1", "a number at least 0"),
     ("--weight-decay", "nan -1", "a number at least 0"),
     *((flag, "0 -1 1.5 few", "a whole number above 0") for flag in (

@@ -1,13 +1,16 @@
 """How the built-in base was made: a byte-pair tokenizer and a small Llama, both from documents of
 the toy world and from nothing else.
 
-    python -m tiny.pretrain        another base like it, in models/base/: an hour or two of CPU
+    python -m tiny.pretrain             another base like it, in models/base/: an hour or two of CPU
+    python -m tiny.pretrain --resume    goes on with one that was stopped
 """
+import support  # isort: skip  # noqa: F401  from here on, Ctrl-C is quiet
 import argparse
 import json
 import math
 import random
 from collections import Counter
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,7 +18,8 @@ import regex
 import torch
 
 from model import Decoder, fast_dtype, pick_device, read_config, write_safetensors
-from support.cli import number, positive, run
+from support.checkpoint import Checkpoints
+from support.cli import delayed_interrupts, number, path, positive, run
 from support.distributed import get_rank, init_distributed
 from support.files import atomic_write
 from support.tokenizer import Tokenizer, byte_alphabet
@@ -113,6 +117,9 @@ def batches(model, tokenizer, rng, folder, args):
 def pretrain(args):
     """Make a tokenizer, then a base, and write both as a Hugging Face folder."""
     folder, device, rng = Path(args.out), pick_device(args.device), random.Random(args.seed)
+    settings = {key: value for key, value in vars(args).items()
+                if key not in ("out", "resume", "save_every")}
+    checkpoints = Checkpoints(folder, settings, args.resume, args.save_every)
     tokens, merges = train_bpe((document(rng, wide=True) for _ in range(4000)), 1023)
     text = json.dumps(tokenizer_json(tokens, merges), ensure_ascii=False)
     atomic_write(folder / "tokenizer.json", [text.encode()])
@@ -124,9 +131,11 @@ def pretrain(args):
     init_weights(model)
     print(f"base: {sum(p.numel() for p in model.parameters()):,} parameters, {args.steps} steps of "
           f"{args.batch} documents on {device}, to {folder}/", flush=True)
-    spent = fit(model, list(model.parameters()), batches(model, tokenizer, rng, folder, args),
-                args.steps, args, autocast=fast_dtype(device) == torch.bfloat16)
-    save(model, folder)
+    with closing(checkpoints), delayed_interrupts() as checkpoints.interrupts:
+        spent = fit(model, list(model.parameters()), batches(model, tokenizer, rng, folder, args),
+                    args.steps, args, fast_dtype(device) == torch.bfloat16, checkpoints)
+        save(model, folder)
+        checkpoints.finish()
     print(f"saved in {folder}/ after {spent / 60:.0f} minutes")
 
 
@@ -135,7 +144,8 @@ def main():
                                      "like the built-in one, from nothing, on the toy world.")
     add = parser.add_argument
     at_least_0 = number(float, at_least=0)
-    add("--out", default="models/base", help="the base goes to this folder (default: %(default)s)")
+    add("--out", type=path, default="models/base",
+        help="the base goes to this folder (default: %(default)s)")
     add("--steps", type=positive, default=4000, help="optimizer steps (default: 4000)")
     add("--batch", type=positive, default=48, help="documents per step (default: 48)")
     add("--lr", type=at_least_0, default=3e-3, help="peak learning rate (default: 3e-3)")
@@ -148,6 +158,9 @@ def main():
         help="largest norm of a gradient (default: 1)")
     add("--max-tokens", type=positive, default=2048,
         help="most tokens in one pass; a step is split to fit (default: 2048)")
+    add("--save-every", type=at_least_0, default=10, metavar="MINUTES",
+        help="from one checkpoint to the next (default: 10)")
+    add("--resume", action="store_true", help="go on from the last checkpoint")
     add("--seed", type=int, default=0, help="random seed (default: 0)")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto)")
     args = parser.parse_args()

@@ -1,0 +1,166 @@
+"""A training that is stopped, or killed, and goes on as if nothing had been. In its folder:
+
+    log.jsonl                              a line a step, as it is taken; locked meanwhile
+    checkpoint-step-0000120.safetensors    all that step 121 depends on; at most two, until the end
+
+A checkpoint holds parameters, the optimizer's averages and random generators as tensors; settings,
+step, checksum and log in the metadata. The order of the data follows from the seed: batches that
+were used are drawn again and dropped. Nothing is pickled.
+"""
+import json
+import time
+import zlib
+from pathlib import Path
+
+import torch
+
+from model import read_safetensors, write_safetensors
+from support.cli import say
+from support.distributed import all_gather, get_rank
+from support.files import check_writable, explained, open_locked, read_metadata
+from support.settings import differences
+
+
+def checksum(tensors):
+    """CRC-32 of {name: tensor}."""
+    total = 0
+    for tensor in tensors.values():
+        flat = tensor.detach().cpu().contiguous().view(-1)
+        total = zlib.crc32(flat.view(torch.uint8).numpy(), total)
+    return total
+
+
+def read(path):
+    """A checkpoint -> (step, settings, log, tensors). Raises ValueError if it is not whole."""
+    tensors, metadata = read_safetensors(path), read_metadata(path)
+    try:
+        state, log = json.loads(metadata["state"]), metadata["log"].encode()
+        if checksum(tensors) == state["checksum"]:
+            return state["step"], dict(state["settings"]), log, tensors
+    except (KeyError, TypeError, ValueError):
+        pass
+    raise ValueError(f"{path} is damaged.")
+
+
+class Checkpoints:
+    """The log and the checkpoints of one training, in `folder`; of all processes the first writes.
+
+    settings: {flag: value}, what a resumed training shares with the one that was stopped; resume:
+    whether to go on from the newest whole checkpoint; minutes: from one to the next. Raises
+    ValueError if another process trains there, or if the settings differ."""
+
+    def __init__(self, folder, settings, resume, minutes):
+        self.folder, self.settings, self.seconds = Path(folder), settings, 60 * minutes
+        self.interrupts, self.written = [], time.time()  # as delayed_interrupts() tells of them
+        self.start, self.previous = None, next(reversed(self.there()), None)
+        if resume:
+            self.find()
+        check_writable(self.folder)
+        path = self.folder / "log.jsonl"
+        self.log = open_locked(path) if path.exists() and get_rank() == 0 else None
+
+    def there(self):
+        """The checkpoints in the folder, the newest last."""
+        return sorted(self.folder.glob("checkpoint-step-[0-9]*.safetensors"))
+
+    def find(self):
+        """Start from the newest checkpoint that is whole and of these settings."""
+        changes = []
+        for path in reversed(self.there()):
+            try:
+                _, settings, _, _ = read(path)
+            except (ValueError, OSError) as error:
+                say(f"note: a checkpoint is left aside: {error}")
+                continue
+            if settings == self.settings:
+                self.start = self.previous = path
+                return
+            changes = changes or differences(settings, self.settings)
+        if changes:
+            raise ValueError(f"{self.folder}: its checkpoint is of a training with "
+                             f"{', '.join(changes)}; give the same settings, or leave --resume out "
+                             "to start anew.")
+
+    def begin(self, optimizer):
+        """Take the folder, and put everything back as in the checkpoint. Returns how many steps
+        had been taken."""
+        step, _, log, tensors = read(self.start) if self.start else (0, None, b"", {})
+        if get_rank() == 0:
+            size = 3 * 4 * sum(p.numel() for p, _, _ in optimizer.state)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            check_writable(self.folder, file_size=size, size=4 * size)
+            self.log = self.log or open_locked(self.folder / "log.jsonl")
+            self.log.truncate(0)
+            self.write_log(log)
+        if self.start:
+            self.load(optimizer, step, tensors)
+            say(f"  resumed    after step {step}, from {self.start}")
+        elif self.previous:
+            say(f"  note       {self.previous} is not used without --resume; it goes when this "
+                "training has two of its own, or ends")
+        if len(set(all_gather(step))) > 1:
+            raise ValueError(f"{self.folder}: the processes see different checkpoints; --out must "
+                             "be on a disk that all of them share.")
+        return step
+
+    @torch.no_grad()
+    def load(self, optimizer, step, tensors):
+        for i, kept in enumerate(optimizer.state):
+            for name, tensor in zip("pmv", kept, strict=True):
+                tensor.copy_(tensors[f"{i}.{name}"])
+        optimizer.t, device = step, optimizer.state[0][0].device
+        torch.set_rng_state(tensors[f"random.{get_rank()}.cpu"].clone())
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(tensors[f"random.{get_rank()}.cuda"].clone(), device)
+
+    def write_log(self, line):
+        with explained(self.log.name):
+            self.log.write(line)
+            self.log.flush()
+
+    def after(self, entry, optimizer, last):
+        """Log a step that has been taken, {"step": 1, ...}, and write a checkpoint if it is time.
+        Raises KeyboardInterrupt if Ctrl-C was pressed, or SIGTERM came, meanwhile."""
+        if get_rank() == 0:
+            self.write_log(json.dumps(entry).encode() + b"\n")
+        due = time.time() - self.written > self.seconds or (last and bool(self.there()))
+        due, stop = map(any, zip(*all_gather((due, bool(self.interrupts))), strict=True))
+        if due or stop:
+            self.save(entry["step"], optimizer)
+        if stop:
+            raise KeyboardInterrupt(f"stopped after step {entry['step']}; the same command with "
+                                    "--resume goes on from there.")
+
+    def save(self, step, optimizer):
+        device = optimizer.state[0][0].device
+        mine = {"cpu": torch.get_rng_state()}  # what the next dropout will be drawn from
+        if device.type == "cuda":
+            mine["cuda"] = torch.cuda.get_rng_state(device)
+        tensors = {f"{i}.{name}": tensor for i, kept in enumerate(optimizer.state)
+                   for name, tensor in zip("pmv", kept, strict=True)}
+        for rank, states in enumerate(all_gather(mine)):
+            tensors |= {f"random.{rank}.{kind}": state for kind, state in states.items()}
+        if get_rank() == 0:
+            state = {"step": step, "settings": self.settings, "checksum": checksum(tensors)}
+            self.log.seek(0)
+            path = self.folder / f"checkpoint-step-{step:07}.safetensors"
+            write_safetensors(path, tensors, {"state": json.dumps(state),
+                                              "log": self.log.read().decode()})
+            self.remove(but=(path, self.previous))
+            self.previous = path
+        self.written = time.time()
+
+    def remove(self, but=()):
+        for path in self.there():
+            if path not in but:
+                path.unlink()
+
+    def finish(self):
+        """What was trained is saved: the checkpoints have done their service."""
+        if get_rank() == 0:
+            self.remove()
+        self.close()
+
+    def close(self):
+        if self.log:
+            self.log.close()

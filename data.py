@@ -47,10 +47,10 @@ def check_row(row, role):
 
 def tokenize_example(row, role, tokenizer):
     """A training row as one role sees it: (ids, loss_mask), two lists of one length. loss_mask is
-    0 on the prompt and 1 on the completion, which the role learns to say: its target and the end
-    token. prompt_ids puts the prompt into the base's template, answer_ids adds the end token
-    (support/tokenizer.py); encoded apart, as in use, so no token spans both. Raises ValueError as
-    check_row does.
+    0 on the prompt (lorid.prompt, its knowledge a rule a line) and 1 on the completion, which the
+    role learns to say: its lorid.target and the end token. prompt_ids puts the prompt into the
+    base's template, answer_ids adds the end token (support/tokenizer.py); encoded apart, as in use,
+    so no token spans both. Raises ValueError as check_row does.
 
     >>> from types import SimpleNamespace  # a tokenizer whose tokens are letters
     >>> letters = SimpleNamespace(prompt_ids=list, answer_ids=lambda text: [*text, "<end>"])

@@ -61,7 +61,7 @@ def top_k_top_p(logits, temperature, top_k, top_p):
     of those the smallest set whose probability reaches top_p: a token stays if what stands before
     it is below top_p, so the one that crosses stays, and the first always. What is left out has no
     share of the sums. top_k 0 (or more than V) and top_p 1 keep all; temperature 0 leaves the
-    likeliest alone, k = 1."""
+    likeliest alone, k = 1. The logits stay as they are."""
     # exercise infer-1, 6 points: divide by the temperature, keep top_k, of these top_p, and add up
     if temperature == 0:
         ids = logits.argmax(-1, keepdim=True)

@@ -68,8 +68,9 @@ class LoRALinear(nn.Module):
         self.adapter_scale = None
 
     def forward(self, x):
-        """x (B, T, d_in) -> (B, T, d_out): W x + B (scale * (A x)), in the dtype of x; the scale is
-        adapter_scale, and where that is None, W x is all. W sees x itself, never dropped out."""
+        """x (B, T, d_in) -> (B, T, d_out): W x + B (scale * (A x)), in the dtype of x. W x is
+        self.base(x), of x itself, never dropped out; scale is adapter_scale, without it W x is all.
+        """
         # exercise lora-1, 8 points: W x, and B (scale * (A x)) on top of it
         y = self.base(x)
         if self.adapter_scale is None:

@@ -96,8 +96,8 @@ def apply_rope(x, cos, sin):
     """Rotary embedding (arXiv 2104.09864): channel i is paired with channel i + D/2, and the pair
     (a, b) turns by the angle t = position * f_i: (a cos t - b sin t, b cos t + a sin t).
 
-    x (B, H, T, D) -> the same. cos, sin (B or 1, 1, T, D): the D/2 angles twice, one after the
-    other, with the first half of sin negated, so that one product does both signs."""
+    x (B, H, T, D) -> the same, a new one. cos, sin (B or 1, 1, T, D): the D/2 angles twice, one
+    after the other, with the first half of sin negated, so that one product does both signs."""
     # exercise model-2, 8 points: turn each pair of channels
     return x * cos + x.roll(x.shape[-1] // 2, -1) * sin
     # end of model-2
@@ -120,7 +120,7 @@ def attention(q, k, v, mask):
     (grouped-query attention, arXiv 2305.13245): head h reads key/value head h // (H / K).
 
     q (B, H, T, D), k and v (B, K, S, D), mask (B or 1, 1, T, S) -> (B, H, T, D), all in the dtype
-    of q."""
+    of q. The arguments stay as they are."""
     # exercise model-4, 7 points: score, mask, softmax, and average the values
     B, H, T, D = q.shape
     K = k.shape[1]

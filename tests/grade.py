@@ -8,8 +8,8 @@
 
 The exit status is 0 if all points were reached, else 1; 2 if nothing could be graded.
 
-Each exercise is the body of one function; its checks are in tests/course/. The first is its heart:
-if that fails, there are no points. Each check counts alike. Of a student's folder, the one script
+Each exercise is the body of one function; its checks are in tests/course/. Each counts alike, but
+if the first, the main one, fails, there are no points. Of a student's folder, the one script
 with the exercise is taken; all others and the graders come from where this file is, and are copied
 afresh for each exercise. So a script with a fault costs its own exercises, not those of others.
 

@@ -2,8 +2,8 @@
 
 An exercise is the body of one function, between two comments in a script: its name, its points
 and what is to be done, then the end. Its grader is all functions of tests/course/test_<script>.py
-whose names begin with its own: test_lora_1_... for lora-1. The first checks the heart of the
-exercise, each of the others one more property. They know plain torch and Python, and of the
+whose names begin with its own: test_lora_1_... for lora-1. The first is the main one, each of the
+others checks one more property. They know plain torch and Python, and of the
 project only the function that is graded, so no exercise waits for another one.
 
 LORID_SEED (0 if unset) draws the inputs.

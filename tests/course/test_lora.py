@@ -53,8 +53,12 @@ def test_lora_1_scale_counts_once():
 
 
 def test_lora_1_without_a_scale_it_is_the_base():
+    layer = layer_of([[3]], [[1]], [[1]])
     close("If adapter_scale is None, W x is all: with W = 3 and A = B = 1, x = 1 becomes 3.",
-          output(layer_of([[3]], [[1]], [[1]]), [[[1.0]]], None), [[[3]]])
+          output(layer, [[[1.0]]], None), [[[3]]])
+    layer.base.bias = nn.Parameter(torch.tensor([10.0]))
+    close("W x is self.base(x), which may have a bias: with W = 3, bias 10, A = B = 1 and scale 2, "
+          "x = 1 becomes 15.", output(layer, [[[1.0]]], [2.0]), [[[15]]])
 
 
 def test_lora_1_a_scale_per_sequence_or_token():

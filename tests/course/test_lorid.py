@@ -1,7 +1,7 @@
 """Graders of lorid-1 (vote), lorid-2 (self_consistency) and lorid-3 (last_boxed)."""
 from contextlib import contextmanager
 
-from course import check, equal, rng, student
+from course import check, equal, rng, short, student
 
 lorid = student("lorid")
 
@@ -32,7 +32,10 @@ def hold(conversation, **texts):
                 requests = conversation.send(reply)
             except StopIteration as end:
                 return end.value, turns
-            turns.append(requests)
+            check(isinstance(requests, (list, tuple)) and all(
+                isinstance(r, tuple) and len(r) == 2 for r in requests),
+                f"It must yield lists of (role, prompt), not {short(requests)}.")
+            turns.append(list(requests))
             reply = []
             for role, _ in requests:
                 check(left.get(role), f"It must stop in time, but asks {role} once more after "

@@ -17,10 +17,11 @@ Each exercise runs in a process of its own, with a time limit, a memory limit an
 it prints is dropped, its exit status means nothing: the result comes through a file of its own,
 with a word that was made for this run. So code that loops, exits, prints a result, edits files
 near it, exchanges torch's functions or kills its parent costs its own exercise only. This is no
-sandbox, though: the code runs as you, and if it sets out to (by reading the stack, by searching
-the disk or killing all processes of yours), it can fake its grade or do harm. Strangers' code
-belongs in a container, as Gradescope and GitHub have them. The limits of memory, and the process
-between, need Linux or macOS; a process that leaves its group may live on.
+sandbox, though: the code runs as you, and if it sets out to (by reading the stack of the graders,
+by searching the disk, by killing all processes of yours), it can fake its grade or do harm. What
+nobody has read belongs in a container, as Gradescope and GitHub have them. The limit of memory and
+the process between need Linux (macOS, as far as it keeps its limits); a process that leaves its
+group may live on.
 """
 import argparse
 import json

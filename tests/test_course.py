@@ -14,7 +14,7 @@ import grade
 import pytest
 from conftest import ROOT
 from course import FILES, exercises, rng
-from test_course_proofs import graded
+from test_course_proofs import graded, with_body
 
 EXERCISES = {exercise.name: exercise for exercise in exercises(ROOT)}
 GRADERS = {path.name: path.read_bytes() for path in (ROOT / "tests" / "course").glob("*.py")}
@@ -376,6 +376,17 @@ def test_no_code_gets_points_that_it_has_not_earned(what, tmp_path):
         assert (ROOT / "tests" / "course" / name).read_bytes() == content
     line = grade.report(grade.Grade(EXERCISES["lorid-3"], 0, [said]))
     assert "\x1b" not in line and max(map(len, line.splitlines())) < 500
+
+
+@pytest.mark.slow
+def test_torch_is_not_exchanged(tmp_path):
+    """A wrong lora-1 that makes all numbers look alike."""
+    (tmp_path / "eve").mkdir()
+    text = with_body("lora-1", "        return x\n")
+    for what in "tolist", "__eq__":
+        (tmp_path / "eve" / "lora.py").write_text(f"{text}\n\ntorch.Tensor.{what} = lambda *x: [1]")
+        assert points(tmp_path / "eve", "lora-1") == (
+            0, f"lora.py exchanges torch.Tensor.{what}, which the graders use; leave it alone")
 
 
 def test_a_script_with_a_fault_costs_only_its_own_exercises(tmp_path):

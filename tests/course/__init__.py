@@ -65,7 +65,7 @@ def generator(name):
 def short(x):
     """A value as a person would write it, at most 120 characters of it."""
     if isinstance(x, float):
-        return f"{x:.4g}"
+        return f"{x:.5g}"
     if isinstance(x, (list, tuple)):
         inside = ", ".join(map(short, x[:40]))
         text = f"[{inside}]" if isinstance(x, list) else f"({inside})"

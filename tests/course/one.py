@@ -7,6 +7,7 @@ stdin, stdout and stderr closed off. The graders are loaded before it, and then 
 """
 import builtins
 import importlib
+import inspect
 import json
 import math
 import os
@@ -27,9 +28,10 @@ def limit():
     except ImportError:
         return
     for kind, most in (resource.RLIMIT_DATA, MEMORY), (resource.RLIMIT_FSIZE, FILE):
-        hard = resource.getrlimit(kind)[1]
-        if hard == resource.RLIM_INFINITY or hard > most:
+        try:
             resource.setrlimit(kind, (most, most))
+        except (ValueError, OSError):  # a lower limit holds already
+            pass
 
 
 def stand_between():
@@ -41,14 +43,19 @@ def stand_between():
 
 
 def watched():
-    """What the graders use and a student must not exchange: {(place, name): value}."""
+    """What the graders use and a student must not exchange: {(place, name): value}. Of a class also
+    what it inherits."""
     places = {"builtins": builtins, "math": math, "random.Random": random.Random, "os": os,
               "json": json, "json.JSONEncoder": json.JSONEncoder}
     if torch := sys.modules.get("torch"):
         places |= {"torch": torch, "torch.Tensor": torch.Tensor, "torch.nn.Module": torch.nn.Module,
                    "torch.nn.functional": torch.nn.functional}
-    return {f"{place}.{name}": value for place, module in places.items()
-            for name, value in vars(module).items() if not name.startswith("_")}
+    found = {}
+    for place, where in places.items():
+        names = dir(where) if isinstance(where, type) else [
+            name for name in vars(where) if not name.startswith("_")]
+        found |= {f"{place}.{name}": inspect.getattr_static(where, name, None) for name in names}
+    return found
 
 
 def sentence(error, script):
@@ -67,11 +74,12 @@ def sentence(error, script):
         text = "an error without words"
     if isinstance(error, AssertionError) and text:
         return text
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)
-             if Path(frame.filename).name == script]
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename).name == script]
     place = f" (line {lines[-1]} of {script})" if lines else ""
-    missing = "; is a return missing?" if "'NoneType'" in text else ""
-    return f"{type(error).__name__}: {text}{missing}{place}"
+    if "'NoneType'" in text and not lines:  # the grader stumbled over what it was given
+        text += "; is a return missing?"
+    return f"{type(error).__name__}: {text}{place}"
 
 
 def outcomes(exercise, module, folder):

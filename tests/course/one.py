@@ -120,10 +120,8 @@ def main():
     stand_between()
     limit()
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
-    me = os.getpid()
     told = outcomes(asked["exercise"], asked["module"], asked["folder"])
-    if os.getpid() == me:  # not what the student's code has forked
-        os.write(answer, b"\n%s\n" % json.dumps([asked["nonce"], told]).encode())
+    os.write(answer, b"\n%s\n" % json.dumps([asked["nonce"], told]).encode())
     os._exit(0)  # whatever waits to run at the exit
 
 

@@ -176,12 +176,14 @@ def main():
     graders = {path.name: path.read_bytes() for path in (ROOT / "tests" / "course").glob("*.py")}
     folder, chosen = choose(args.words, graders)
     own, theirs = scripts(ROOT), scripts(folder)
-    results = []
-    with ThreadPoolExecutor(args.jobs) as pool:
+    results, pool = [], ThreadPoolExecutor(args.jobs)
+    try:
         for result in pool.map(lambda exercise: grade(exercise, own, theirs, graders, args.limit,
                                                       args.seed), chosen):
             results.append(result)
             print(report(result), flush=True)
+    finally:  # after Ctrl-C, those that have not begun never will
+        pool.shutdown(cancel_futures=True)
     reached = sum(result.score for result in results)
     points = sum(exercise.points for exercise in chosen)
     print(f"\n{reached:g} of {points} points (seed {args.seed})")

@@ -31,6 +31,8 @@ import re
 from collections import Counter
 from fractions import Fraction
 
+from support.spellings import one_spelling, split_unit
+
 # -------------------------------------------------------------------------------------------------
 # Exact numbers. Each function raises ValueError where a result would be too large to be an answer.
 
@@ -39,16 +41,24 @@ def bits(c):
     return c.numerator.bit_length() + c.denominator.bit_length()
 
 
+def alone(bases):
+    """Whether there is one that nothing is reckoned with: infinity, or a bracket."""
+    return any(base == "infty" or isinstance(base, (tuple, frozenset)) for base in bases)
+
+
 def number(*terms):
     """The sum of terms (powers, coefficient), in which a base may come twice.
 
-    ValueError: it is too large, or has a root of i.
+    ValueError: it is too large, has a root of i, or reckons with infinity or with brackets.
     """
     total = Counter()
     for powers, c in terms:
         c, exponents = Fraction(c), Counter()
         for base, e in powers:
             exponents[base] += e
+        if alone(exponents) and (len(terms) > 1 or [*exponents.values()] != [1]
+                                 or "infty" in exponents and abs(c) != 1):
+            raise ValueError("infinity minus infinity, or the product of two brackets")
         # (-1)^(1/3) is -1, the root that is real
         if exponents[-1].denominator % 2:
             exponents[-1] = exponents[-1].numerator
@@ -71,6 +81,9 @@ def fraction(a):
 
 
 def times(a, b):
+    """The product. ValueError: as of `number`; 0 times infinity is none either."""
+    if not (a and b) and alone(base for powers, _ in a | b for base, _ in powers):
+        raise ValueError("0 times infinity")
     return number(*(((*p, *q), x * y) for p, x in a for q, y in b))
 
 
@@ -190,66 +203,136 @@ def listed(tokens):
 
 
 # -------------------------------------------------------------------------------------------------
-# Before the parser: of many spellings one. All texts are short here, so no pattern needs to be
-# afraid of a hostile one.
+# Lists, names and texts
 
-SYMBOLS = str.maketrans({
-    "−": "-", "×": "*", "·": "*", "√": "sqrt ",
-    "π": r"\pi ", "∞": r"\infty ", "±": r"\pm ", "∪": r"\cup ",
-})
-SPELLINGS = [(re.compile(pattern), spelling) for pattern, spelling in [
-    (r"\\(?:text|math|mbox|hbox|operatorname)[a-z]*\s*\{([^{}]*)\}", r" \1 "),
-    # 1,\!000 and 1{,}000 and 1\,000
-    (r"(?:,?\\!|\{,\}|(?<=[0-9])\\,)(?=[0-9]{3})|\\!", ""),
-    # money, percent, degrees
-    (r"\\?[$%£€]|°|\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degree", " "),
-    # layout
-    (r"~|(?<!\\)\\[,:; ()\[\]]|\\(?:left|right|quad|displaystyle)(?![a-z])", " "),
-    (r"\\[dtc]frac(?![a-z])", r"\\frac"),
-    (r"\\(?:times|cdot)(?![a-z])", "*"),
-    # \leq is \le
-    (r"\\([lgn])eq(?![a-z])", r"\\\1e"),
-    (r"\\(begin|end)\{[pb]matrix\}", r"\\\1 "),
-    (r"(?<=\{)\s+|\s+(?=[{}])", ""),
-    # \frac12, then \frac{1}2
-    (r"(\\frac|\\sqrt)\s*([0-9])", r"\1{\2}"),
-    (r"(?<!\\)\}\s*([0-9])", r"}{\1}"),
-    # x^2, 10^-3
-    (r"(?<=[\^_])\s*(-?[0-9]+|[a-z])", r"{\1}"),
-]]
-# 12 apples, 5 m/s, 3 cm^2; but 2 x may be a product
-UNIT = re.compile(
-    r"\s+(?!(?:pi|or|and|squared|cubed)\b|hundred|thousand|dozen|[a-z]*illion)"
-    r"(?:[cfghjlmsvw]|[a-z]{2,})(?![a-z])[a-z./ ²³-]*(?:\^\{[0-9]\})?\s*$")
-# x_1 =, f(2) =, (x,y) \in
-NAME = re.compile(
-    r"(^|[,;])\s*(\\?[a-z]+(?:_\{\w+\})?|[a-z]\([^()=]*\)|\([a-z](?:,\s*[a-z])*\))"
-    r"\s*(?:=|\\in(?![a-z]))")
+NAME = re.compile(  # x, x_1, f(2), (x,y), |AB|, \angle ABC, AB:CD, \frac{AB}{CD}
+    r"(?!\\?(?:pi|infty)(?![a-z]))(?:{0}(?:\s*:\s*{0})?|[a-z]\([^()=]*\)|\([a-z](?:,\s*[a-z])*\)|"
+    r"\|[a-z]{{2,}}\||(?:m\s*)?\\(?:angle|overline)\s*\{{?\s*[a-z]+\}}?|"
+    r"\\frac\{{[a-z]+\}}\{{[a-z]+\}})".format(r"\\?[a-z]+'*(?:_\{\w+\})?"))
 MIXED = re.compile(
     r"(?<![0-9./])([0-9]+)(?:\s*\\frac\{([0-9]+)\}\{([0-9]+)\}|\s+([0-9]+)\s*/\s*([0-9]+))")
-THOUSANDS = re.compile(r"(?<![0-9.])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])")
+GROUPED = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:\s[0-9]{3})+(?![0-9]|\s*/)")  # 10 000
+PIECES = re.compile(
+    r"(?<![0-9.])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|\\?[a-z]+|\\.|.", re.S)
 
 
-def value(text):
-    """The canonical form of a text in the grammar. ValueError: it is not."""
-    text = re.sub(r",?\s(?:or|and)\s|\\cup", ",", UNIT.sub("", text))
-    if len({name for _, name in NAME.findall(text)}) > 1:
-        raise ValueError("x = 1, y = 2 is no list of two values of one thing")
-    text = re.sub(r"([^,;]*)\\pm([^,;]*)", r"\1+\2,\1-\2", NAME.sub(r"\1", text))
-    if not re.search(r"[(\[]|\\\{", text):  # (100,200) is a point
-        text = THOUSANDS.sub(lambda match: match[0].replace(",", ""), text)
-    text = re.sub(r"\\([a-z])", r" \1", MIXED.sub(r"(\1+\2\4/\3\5)", text))
+def items(text):
+    r"""The items of a list; a text without a separator is a list of one. The commas of thousands
+    are taken out where no bracket is open: (100,200) is a point.
 
+    ValueError: an item is empty, or the brackets do not match.
+    """
+    found, brackets, braces = [""], 0, 0
+    for piece in PIECES.findall(text):
+        brackets += (piece in ("(", "[", r"\{", r"\begin")) - (piece in (")", "]", r"\}", r"\end"))
+        braces += (piece == "{") - (piece == "}")
+        if min(brackets, braces) < 0:
+            raise ValueError("closed before it was opened")
+        if brackets == braces == 0 and piece in (",", ";", "or", "and"):
+            # the comma of ", and"
+            if found[-1].strip() or piece in ",;":
+                found.append("")
+        else:
+            found[-1] += piece if brackets else re.sub(r"(?<=.),", "", piece)
+    if brackets or braces or not all(item.strip() for item in found):
+        raise ValueError("an end is missing")
+    return [item.strip() for item in found]
+
+
+def named(text):
+    """(name, text of its value): of x = 5 and 5 = x, and an interval of -1 < x <= 5 and x >= 2.
+    The name is "" if no name of one quantity is a side; a < b is put for b > a."""
+    sides = [side.strip() for side in re.split("([=≈∈<≤>≥])", text)]
+    if sides[1:2] in (["="], ["≈"], ["∈"]):
+        if sides[1] == "=" and len(sides) == 3 and NAME.fullmatch(sides[2]):
+            sides.reverse()
+        name = NAME.fullmatch(sides[0])
+        return (sides[0], "".join(sides[2:])) if name else ("", text)
+    if sides[1:2] in ([">"], ["≥"]):
+        sides = [{">": "<", "≥": "≤"}.get(side, side) for side in reversed(sides)]
+    if len(sides) == 3 and NAME.fullmatch(sides[0]):
+        sides = [r"-\infty", "<", *sides]
+    elif len(sides) == 3 and NAME.fullmatch(sides[2]):
+        sides += ["<", r"\infty"]
+    if len(sides) == 5 and NAME.fullmatch(sides[2]) and {*sides[1::2]} <= {"<", "≤"}:
+        low, first, name, second, high = sides
+        return name, f"{'([' [first == '≤']}{low},{high}{')]'[second == '≤']}"
+    return "", "".join(sides)
+
+
+def single_blanks(text):
+    """A text without the blanks that separate nothing, like those of 2x + 3; not that of 1 2x."""
+    return re.sub(r" (?![a-z0-9])|(?<![a-z0-9]) ", "", " ".join(text.split()))
+
+
+def tidy(text):
+    r"""A text that is no number in one spelling: 2x for 2 * x, x/2 for \frac{x}{2}, C for (C)."""
+    text = single_blanks(re.sub(r"(?<=[a-z0-9)}])\*(?=[a-z(\\])", " ", text))
+    text = re.sub(r"(?<=[0-9]) (?=[a-z])|(?<=[a-z]) (?=[0-9])", "", text)
+    text = re.sub(r"(?<![a-z\\])([a-z]) (?=[a-z](?![a-z]))", r"\1", text)
+    text = re.sub(r"(?<![\w)}])\\frac\{([^{}+/-]+)\}\{([0-9]+|[a-z])\}(?![0-9])", r"\1/\2", text)
+    return re.sub(r"^\((\w)\)$", r"\1", text)
+
+
+def exact(text):
+    """The numbers of a text in the grammar: one, or two if it has a plus-minus. ValueError: it is
+    not in the grammar."""
+    if len(re.findall(r"\\pm(?![a-z])", text)) == 1:
+        return [number for sign in "+-" for number in exact(text.replace(r"\pm", sign))]
+    text = re.sub(r"\\([a-z])", r" \1", MIXED.sub(r"(\1+\2\4/\3\5)", text.partition("≈")[0]))
     tokens = ["", *reversed(TOKEN.findall(text))]
     if sum(token in CLOSERS or token[:4] in ("frac", "sqrt") for token in tokens) > 100:
         raise ValueError("deeper, perhaps, than Python's own stack")
-    found = listed(tokens)[::2]
-    if tokens != [""]:
+    found = listed(tokens)
+    if tokens != [""] or len(found) > 1:
         raise ValueError("something is left")
-    if len(found) > 1:
-        return frozenset(Counter(found).items())  # in any order, but as often
-    exact = fraction(found[0])
-    return found[0] if exact is None else exact
+    rational = fraction(found[0])
+    return [found[0] if rational is None else rational]
+
+
+def worth(text):
+    """The values of an item of a list; one that is not in the grammar is a text."""
+    try:
+        return exact(text)
+    except ValueError:
+        return [tidy(text)]
+
+
+def members(text):
+    r"""The items of \{1,2\} or {1,2}; None if the text is no such set."""
+    for opening, closing in (("{", "}"), (r"\{", r"\}")):
+        if text.startswith(opening) and text.endswith(closing):
+            try:
+                return items(text[len(opening):-len(closing)])
+            except ValueError:  # {1}+{2}
+                return None
+    return None
+
+
+def value(text):
+    """The canonical form of a text of one spelling. ValueError: it has none but the text."""
+    text = GROUPED.sub(lambda match: "".join(match[0].split()), text.strip())
+    inside = members(text)
+    if inside and len(inside) == 1 and text[0] == "{":
+        return value(inside[0])
+    is_set = inside and (len(inside) > 1 or r"\pm" in text)
+    found = inside if is_set else items(text)
+
+    # the unit is that of all
+    cut = [split_unit(item) for item in found]
+    if len({unit for _, unit in cut}) == 1 or not any(unit for _, unit in cut[:-1]):
+        found = [before for before, _ in cut]
+    names, found = zip(*map(named, found), strict=True)
+    values = [worth(item) for item in found]
+    if len(distinct := {*names} - {""}) > 1:
+        if len(distinct) < len(names):
+            raise ValueError("x = 1, y = 2 or x = 3, y = 4")
+        return frozenset(zip(names, map(tuple, values), strict=True))
+    values = [value for worths in values for value in worths]
+    if len(values) == 1:
+        return values[0]
+    # in any order, and but for a set as often
+    return frozenset(Counter(set(values) if is_set else values).items())
 
 
 def canonical(answer):
@@ -264,14 +347,11 @@ def canonical(answer):
     >>> canonical("2X + 3."), canonical(0.5)
     ('2x+3', Fraction(1, 2))
     """
-    text = str(answer).lower()
+    text = str(answer)
     if len(text) > LONGEST:
-        return "".join(text.split())
-    text = text.translate(SYMBOLS)
-    for pattern, spelling in SPELLINGS:
-        text = pattern.sub(spelling, text)
-    text = text.strip().rstrip(".")
+        return single_blanks(text.lower())
+    text = one_spelling(text)
     try:
         return value(text)
     except ValueError:
-        return re.sub(r"^\((\w)\)$", r"\1", "".join(text.split()))  # choice (C) is choice C
+        return tidy(text)

@@ -162,24 +162,23 @@ def replay(conversation, texts):
 FORMS = [
     re.compile(r"^.*-->(.*?)(?:\bEND\b|$)", re.M),  # what we teach, see `target`
     re.compile(r"^####(.*)\Z", re.M),  # GSM8K's own files; further up, #### begins a heading
-    # GSM8K's samples, "A: 72", and chat models, "**Final Answer:** The sum is 72", on the last line
-    re.compile(r"^(?=.*\Z)(?:A(?=:)|[-#*_> ]*(?i:(?:the |correct )*answer)|.*\b(?i:final answer))[*_ ]*"
-               r"(?::|(?=[$\\\d]))(?:[^.\n]*\bis\b:?)?(.*)", re.M),
-    re.compile(r"^.*\b(?i:the (?:final |correct )*answer) is\b:?(.*?)(?:\bEND\b|$)", re.M),
+    # GSM8K's "A: 72" and chat models' "**Final Answer:** The sum is 72", on the last line only
+    re.compile(r"^(?=.*\Z)(?:A:|(?i:[-#*_> ]*(?:the |correct )*ans(?:wer)?|.*\bfinal answer)[*_ ]*"
+               r"(?::|(?=[$\\\d])))(?:[^.\n]*\bis\b:?)?(.*)", re.M),
+    re.compile(r"^.*(?<![A-Za-z])(?i:(?:the|final|correct) answer) is\b:?(.*?)(?:\bEND\b|$)", re.M),
 ]
-# Breaks behind a heading, and around a formula that has a line of its own
+# breaks behind a heading, and around a formula that has lines of its own
 BREAKS = re.compile(r"([Aa]nswer(?: is)?[:*_ ]*)\n{1,2}|(?<=\$\$|\\\[) *\n(.*)\n *(?=\$\$|\\\])")
-MARKDOWN = re.compile(r"(?<!\w)(\*\*|__|`)([^*_`]+)\1(?!\w)")
 
 
 def extract_answer(text):
     r"""The answer that a solution states, as it is written there; None if it states none (a text
     that was truncated, say).
 
-    It stands in one of FORMS, without Markdown, blanks and dollars around it, dots at its end and
-    further sentences, else in the last \boxed{...}. An empty statement is none. If a box stands in
-    the statement, or after one that no END closes, the last box counts: "The answer is clear: it
-    is \boxed{5}." states 5.
+    It stands in one of FORMS, up to the end of its sentence and without the blanks, Markdown and
+    dollars around it, else in the last \boxed{...}. An empty statement is none. If a box stands in
+    the statement, or after one that no END closes, the last box counts: "The answer is clear: it is
+    \boxed{5}." states 5.
 
     >>> extract_answer("48/2 = 24\n--> 24 END\n48+24 = 72\n--> 72 END")
     '72'
@@ -191,19 +190,18 @@ def extract_answer(text):
     """
     text = BREAKS.sub(r"\1 \2", text.rstrip())
     for form in FORMS:
-        found = [(place, stated(place[1])) for place in form.finditer(text)]
-        found = [(place, answer) for place, answer in found if answer]
+        found = [place for place in form.finditer(text) if stated(place[1])]
         if found:
-            place, answer = found[-1]
+            place, answer = found[-1], stated(found[-1][1])
             closed = place[0].endswith("END")
             return last_boxed(answer if closed else text[place.start(1):]) or answer
     return last_boxed(text)
 
 
 def stated(text):
-    """The first sentence of a text, without what is around it."""
-    text = re.split(r"[.!]\s+(?=[A-Z<\[])", MARKDOWN.sub(r"\2", text))[0]
-    text = text.strip(" \t*_`").rstrip(" .*_`")
+    """The first sentence of a text, without Markdown and what else is around it."""
+    text = re.sub(r"(?<!\w)(\*\*|__|`)([^*_`]+)\1(?!\w)", r"\2", text)
+    text = re.split(r"[.!]\s+(?=[A-Z<\[])", text)[0].strip(" \t*_`").rstrip(" .*_`")
     return re.sub(r"^(?:\$\$?|\\[(\[])([^$]+)(?:\$\$?|\\[)\]])$", r"\1", text).strip().rstrip(".")
 
 

@@ -206,7 +206,7 @@ def listed(tokens):
 # Lists, names and texts
 
 NAME = re.compile(  # x, x_1, f(2), (x,y), |AB|, \angle ABC, AB:CD, \frac{AB}{CD}
-    r"(?!\\?(?:pi|infty)(?![a-z]))(?:{0}(?:\s*:\s*{0})?|[a-z]\([^()=]*\)|\([a-z](?:,\s*[a-z])*\)|"
+    r"(?!\\?(?:pi|infty)(?![a-z]))(?:{0}(?:\s*:\s*{0})?|[a-z]\s*\([^()=]*\)|\((?:\s*[a-z]\s*[,)])+|"
     r"\|[a-z]{{2,}}\||(?:m\s*)?\\(?:angle|overline)\s*\{{?\s*[a-z]+\}}?|"
     r"\\frac\{{[a-z]+\}}\{{[a-z]+\}})".format(r"\\?[a-z]+'*(?:_\{\w+\})?"))
 MIXED = re.compile(
@@ -244,10 +244,10 @@ def named(text):
     The name is "" if no name of one quantity is a side; a < b is put for b > a."""
     sides = [side.strip() for side in re.split("([=≈∈<≤>≥])", text)]
     if sides[1:2] in (["="], ["≈"], ["∈"]):
-        if sides[1] == "=" and len(sides) == 3 and NAME.fullmatch(sides[2]):
-            sides.reverse()
-        name = NAME.fullmatch(sides[0])
-        return (sides[0], "".join(sides[2:])) if name else ("", text)
+        if NAME.fullmatch(sides[0]):
+            return "".join(sides[0].split()), "".join(sides[2:])
+        backwards = sides[1] == "=" and len(sides) == 3 and NAME.fullmatch(sides[2])
+        return (sides[2], sides[0]) if backwards else ("", text)
     if sides[1:2] in ([">"], ["≥"]):
         sides = [{">": "<", "≥": "≤"}.get(side, side) for side in reversed(sides)]
     if len(sides) == 3 and NAME.fullmatch(sides[0]):
@@ -271,7 +271,7 @@ def tidy(text):
     text = re.sub(r"(?<=[0-9]) (?=[a-z])|(?<=[a-z]) (?=[0-9])", "", text)
     text = re.sub(r"(?<![a-z\\])([a-z]) (?=[a-z](?![a-z]))", r"\1", text)
     text = re.sub(r"(?<![\w)}])\\frac\{([^{}+/-]+)\}\{([0-9]+|[a-z])\}(?![0-9])", r"\1/\2", text)
-    return re.sub(r"^\((\w)\)$", r"\1", text)
+    return re.sub(r"^\((\w)\)$", r"\1", text).rstrip(".")
 
 
 def exact(text):
@@ -299,12 +299,12 @@ def worth(text):
 
 
 def members(text):
-    r"""The items of \{1,2\} or {1,2}; None if the text is no such set."""
-    for opening, closing in (("{", "}"), (r"\{", r"\}")):
+    r"""The items in the bracket around a whole text; None if there is none around it."""
+    for opening, closing in (("{", "}"), ("(", ")"), (r"\{", r"\}")):
         if text.startswith(opening) and text.endswith(closing):
             try:
                 return items(text[len(opening):-len(closing)])
-            except ValueError:  # {1}+{2}
+            except ValueError:  # (x-1)(x+1)
                 return None
     return None
 
@@ -313,10 +313,13 @@ def value(text):
     """The canonical form of a text of one spelling. ValueError: it has none but the text."""
     text = GROUPED.sub(lambda match: "".join(match[0].split()), text.strip())
     inside = members(text)
-    if inside and len(inside) == 1 and text[0] == "{":
+    if inside and len(inside) == 1 and text[0] in "{(":
         return value(inside[0])
-    is_set = inside and (len(inside) > 1 or r"\pm" in text)
+    # one with a single member is not that member, but it may be two: \{\pm 2\}
+    is_set = inside and text[0] in "{\\" and (len(inside) > 1 or r"\pm" in text)
     found = inside if is_set else items(text)
+    if len(found) == 1 and (name_and_value := named(text))[0]:
+        return value(name_and_value[1])
 
     # the unit is that of all
     cut = [split_unit(item) for item in found]

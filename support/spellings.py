@@ -24,8 +24,8 @@ SPELLINGS = [(re.compile(pattern, re.S), spelling) for pattern, spelling in [
     # 5\mathrm{ N} has a unit, 2\mathbf{v} a vector
     (r"(?<=[0-9}])\s*\\(?:text|mathrm|mbox)\{\s*[acfjknvw]\s*\}", " units "),
     (r"\\(?:text|math(?:rm|it|sf|tt)|mbox|hbox|operatorname)[a-z]*\s*\{([^{}]*)\}", r" \1 "),
-    (r"\\(?:mathbf|boldsymbol|bm)\s*\{([^{}a-z]*)\}", r"\1"),
-    (r"\\(?:boxed|fbox|left\.|right\.)|\\hspace\*?\{[^{}]*\}", ""),
+    (r"\\(?:mathbf|boldsymbol|bm)\s*\{([^{}a-z]*|\([a-z]\))\}", r"\1"),
+    (r"\\(?:boxed|fbox|text|mathrm|mbox)(?=\s*\{)|\\(?:left|right)\.|\\hspace\*?\{[^{}]*\}", ""),
     # 1,\!000 and 1{,}000
     (r"(?<=[0-9])\s*(?:,\s*\\!|\{,\s*\})\s*(?=[0-9]{3}(?![0-9]))|\\!", ""),
     # money, percent, degrees

@@ -6,20 +6,26 @@ the grammar below knows, and a tidied text for the rest. Nothing is evaluated, r
 guessed, and no answer takes longer than some milliseconds: a grader that hands a model's text
 to eval or sympy runs what stands there, and never comes back from 9**9**9**9.
 
-    numbers     1,000 = 1000.0; 0.5 = 1/2 = \frac12; 1 1/2 = 3/2; \sqrt8 = 2\sqrt2; 2^3 = 8;
-                3/2 i = 1.5i; 1/2\pi = \pi/2; but 1/(1+\sqrt2) is a text
-    dropped     money, degrees, and words after a number, whatever they say: $5 = 5 euros,
-                50 cents = 50, 5\text{ cm}^2 = 5; but 5 million, 5x, 3 feet 4 inches are texts
+    numbers     1,000 = 1 000 = 1000.0; 0.5 = ½ = \frac12; 1 1/2 = 3/2; \sqrt8 = 2\sqrt2; 2^3 = 8;
+                3/2 i = 1.5i; 1/2\pi = \pi/2; but 1/(1+\sqrt2) and \infty-\infty are texts
+    dressed     \boxed{5} = **5** = $5$ = \text{5}; Unicode's signs and digits are read as LaTeX's
+    units       a known unit behind a number is dropped, and so are one or two words that can be
+                counted, see spellings.py: $5 = US$5 = 5 euros, 50 cents = 50, 5\text{ cm}^2 = 5cm
+                = 5, 5 red apples = 5; but 5 million, 3 halves, 5x, 3 feet 4 inches are texts
     percent     dropped too, as GSM8K's graders do: 72% = 72, and 0.72 is neither
-    names       x = 5 is 5, x \in [0,1] is [0,1], and 48+24 = 72 is 72;
-                but 48+24 = 70 and x = 1, y = 2 are texts
-    lists       1 or 2 = 2, 1, in any order; 1 \pm 2 = 3, -1; unions are lists, too
-    brackets    (1,2), [1,2), matrices: in order, with the brackets they have; a comma in there
-                separates, so that (100,200) is a point. The order of \{1,2\} is free
+    names       x = 5 is 5, f(x) = 2x is 2x, x \in [0,1] is [0,1], and 48+24 = 72 is 72; but
+                48+24 = 70 is a text. x = 1, y = 2 is also y = 2, x = 1 and nothing else
+    inequality  0 < x \le 5 is (0,5], 5 > x is x < 5 is (-\infty,5)
+    lists       1, 2 and 3 = 3, 1, 2, in any order, but as often; 1 \pm 2 = 3, -1; unions are
+                lists, too, and \{1,2\} is the list 1, 2
+    brackets    (1,2), [1,2), matrices of any kind: in order, with the brackets they have; a comma
+                in there separates, so that (100,200) is a point
     variables   make a text: 2x+3 is not 3+2x. If the question was to factor x^2-1, then
                 (x-1)(x+1) is an answer and x^2-1 is none
+    texts       are compared without the blanks that separate nothing: 2 * x = 2x, \frac x2 = x/2,
+                (C) = C, but 1 2x is not 12x
 
-How: SPELLINGS make one way of writing of many, and a small parser turns the result into exact
+How: one_spelling makes one way of writing of many, and a small parser turns the result into exact
 numbers. A number is a set of terms (powers, coefficient), powers a set of pairs (base, exponent):
 
     5/2 + 3 sqrt(2) pi    is    {({}, 5/2), ({(2, 1/2), ("pi", 1)}, 3)}
@@ -267,7 +273,7 @@ def single_blanks(text):
 
 def tidy(text):
     r"""A text that is no number in one spelling: 2x for 2 * x, x/2 for \frac{x}{2}, C for (C)."""
-    text = single_blanks(re.sub(r"(?<=[a-z0-9)}])\*(?=[a-z(\\])", " ", text))
+    text = single_blanks(re.sub(r"(?<=[a-z0-9)}])\s*\*\s*(?=[a-z(\\])", " ", text))
     text = re.sub(r"(?<=[0-9]) (?=[a-z])|(?<=[a-z]) (?=[0-9])", "", text)
     text = re.sub(r"(?<![a-z\\])([a-z]) (?=[a-z](?![a-z]))", r"\1", text)
     text = re.sub(r"(?<![\w)}])\\frac\{([^{}+/-]+)\}\{([0-9]+|[a-z])\}(?![0-9])", r"\1/\2", text)
@@ -302,8 +308,9 @@ def members(text):
     r"""The items in the bracket around a whole text; None if there is none around it."""
     for opening, closing in (("{", "}"), ("(", ")"), (r"\{", r"\}")):
         if text.startswith(opening) and text.endswith(closing):
+            inside = text[len(opening):-len(closing)]
             try:
-                return items(text[len(opening):-len(closing)])
+                return items(inside if opening == "{" else inside.replace(",", ", "))
             except ValueError:  # (x-1)(x+1)
                 return None
     return None
@@ -313,19 +320,18 @@ def value(text):
     """The canonical form of a text of one spelling. ValueError: it has none but the text."""
     text = GROUPED.sub(lambda match: "".join(match[0].split()), text.strip())
     inside = members(text)
-    if inside and len(inside) == 1 and text[0] in "{(":
+    if inside and len(inside) == 1 and (text[0] == "{" or text[0] == "(" != text[1]):
         return value(inside[0])
     # one with a single member is not that member, but it may be two: \{\pm 2\}
     is_set = inside and text[0] in "{\\" and (len(inside) > 1 or r"\pm" in text)
     found = inside if is_set else items(text)
-    if len(found) == 1 and (name_and_value := named(text))[0]:
-        return value(name_and_value[1])
-
     # the unit is that of all
     cut = [split_unit(item) for item in found]
     if len({unit for _, unit in cut}) == 1 or not any(unit for _, unit in cut[:-1]):
         found = [before for before, _ in cut]
     names, found = zip(*map(named, found), strict=True)
+    if len(found) == 1 and names[0]:
+        return value(found[0])  # x = {1,2}
     values = [worth(item) for item in found]
     if len(distinct := {*names} - {""}) > 1:
         if len(distinct) < len(names):

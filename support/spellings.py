@@ -18,12 +18,12 @@ SYMBOLS = str.maketrans({
 })
 SPELLINGS = [(re.compile(pattern, re.S), spelling) for pattern, spelling in [
     # **12** in Markdown; \\frac, where a backslash came twice
-    (r"(?<![\w)}*])(\*\*?)([^*]+)\1(?![\w({*])", r"\2"),
+    (r"(?<![\w)}*])(\*\*?|__)(?=\S)([^*_]+)(?<=\S)\1(?![\w({*])", r"\2"),
     (r"\\\\(?=(?:[dtc]?frac|sqrt|left|right|text|pi|infty|cdot|times)(?![a-z]))", r"\\"),
     (r"√\s*([0-9]+)", r"\\sqrt{\1}"), ("√", r"\\sqrt "),
     # 5\mathrm{ N} has a unit, 2\mathbf{v} a vector
     (r"(?<=[0-9}])\s*\\(?:text|mathrm|mbox)\{\s*[acfjknvw]\s*\}", " units "),
-    (r"\\(?:text|math(?:rm|it|sf|tt)|mbox|hbox|operatorname)[a-z]*\s*\{([^{}]*)\}", r" \1 "),
+    (r"\\(?:text|math(?:rm|it|sf)|[mh]box|underline|operatorname)[a-z]*\s*\{([^{}]*)\}", r" \1 "),
     (r"\\(?:mathbf|boldsymbol|bm)\s*\{([^{}a-z]*|\([a-z]\))\}", r"\1"),
     (r"\\(?:boxed|fbox|text|mathrm|mbox)(?=\s*\{)|\\(?:left|right)\.|\\hspace\*?\{[^{}]*\}", ""),
     # 1,\!000 and 1{,}000
@@ -39,13 +39,13 @@ SPELLINGS = [(re.compile(pattern, re.S), spelling) for pattern, spelling in [
     (r"\\(?:cup|lor|vee)(?![a-z])", " or "),
     (r"\+/?-", r"\\pm "),
     # signs between two sides
-    (r"\\leq?(?:slant)?(?![a-z])|<=", "≤"), (r"\\geq?(?:slant)?(?![a-z])|>=", "≥"),
+    (r"\\leq?(?:slant)?(?![a-z])|<=|=<", "≤"), (r"\\geq?(?:slant)?(?![a-z])|>=|=>", "≥"),
     (r"\\neq?(?![a-z])|\\not\s*=|!=", "≠"), (r"\\lt(?![a-z])", "<"), (r"\\gt(?![a-z])", ">"),
     (r"\\in(?![a-z])", "∈"), (r"\\approx(?![a-z])", "≈"),
     # matrices: an array in brackets is one, too; \\[2pt], and \\ behind the last row
     (r"[(\[]\s*\\begin\{(array|(?:small)?matrix)\}(?:\s*\{[clr|\s]*\})?(.*?)\\end\{\1\}\s*[)\]]",
      r"\\begin \2\\end "),
-    (r"\\(begin|end)\{[pb](?:small)?matrix\}", r"\\\1 "),
+    (r"\\(begin|end)\{[pb]?(?:small)?matrix\}", r"\\\1 "),
     (r"\\\\\s*\[[0-9.]*(?:pt|e[mx])\]", r"\\\\"),
     (r"\\\\\s*(?=\\end(?![a-z]))", ""),
     (r"(?<=\{)\s+|\s+(?=[{}])", ""),
@@ -88,7 +88,7 @@ OTHER_VALUES = re.compile(
     r"[a-z]+tie|hundred|thousand|[a-z]*illion)th|hundred|thousand|[a-z]*illion|dozen|gross|one|two|"
     r"three|ten|plus|minus|less|over|divided|multiplied|by|choose|factorial|squared|cubed|power|"
     r"root|sqrt|base|mod|modulo|[a-z]*(?:sin|cos|tan|cot|csc|sine|tangent)h?|log|ln|exp|equal|not|"
-    r"is|than|to|or|and|more|pi|infinity|north|south|east|west|above|below|am|pm)s?\b")
+    r"is|than|to|or|and|pi|infinity|north|south|east|west|above|below|am|pm)s?\b")
 WORDS = re.compile(
     r"(?<![\\a-z])(?!(?:pi|i)(?![a-z]))[a-z](?:[a-z./*\s-]|\^\{-?[0-9]\})*$")
 

@@ -1,5 +1,6 @@
-"""support/answers.py on gold answers, each rewritten in 12 ways that keep its value and in 8 that do
-not. The golds are ours, of every kind that MATH has, and all that the shared data sets hold."""
+"""support/answers.py on gold answers, each rewritten in 16 ways that keep its value and in 11 that
+do not, where they fit. The golds are ours, of every kind that MATH has, and those of the shared
+data sets."""
 import json
 import random
 import re
@@ -13,36 +14,39 @@ GOLDS = r"""
 0 | 1 | 2 | -3 | 17 | 72 | 100 | 1006 | 2005 | 12,345 | 10,080 | 362,\!880 | 1{,}000{,}000
 32,\!348 | 0.5 | .35 | 18.90 | -2.75 | 3.1416 | 20\% | 12.5\% | \$36 | \$18.90 | \$32,\!348
 90^\circ | 41^\circ | 30^{\circ} | 5\text{ cm} | 15\mbox{ cm}^2 | 864 \mbox{ inches}^2
-4 \text{ dollars} | 5.4 \text{ cents} | \frac{270}7\text{ degrees} | 240\text{ ways} | 6\text{ feet}
-12\text{ square units} | 36\pi\text{ cubic inches} | 16\text{ apples} | 9\text{ values} | 10 \text{ mph}
-\frac{1}{2} | \frac{3}{56} | -\frac{35}{9} | \frac{17}{50} | \dfrac{9}{19} | \tfrac{5}{8} | \frac14
-\frac 43 | \frac{29}4 | 3/4 | -7/3 | \frac{1}{1024} | \frac{416}{27} | 6 \frac{3}{4} | 2\frac{1}{2}
-\sqrt{2} | \sqrt{51} | 3\sqrt{13} | 11\sqrt2 | -2\sqrt{3} | \frac{\sqrt{3}}{2} | \frac{5\sqrt{42}}{27}
-\frac{1}{\sqrt{7}} | \sqrt[3]{4} | 2\sqrt[3]{9} | \frac{1+\sqrt{5}}{2} | 2 + \sqrt{3} | 1-\sqrt{19}
-\frac{3 - \sqrt{17}}{4} | 10\sqrt{6}-12 | \frac{4\sqrt{2}+\sqrt{6}}{10} | 2^{10} | 3^{100} | 2^{-3}
-\pi | 2\pi | \frac{\pi}{2} | -\frac{\pi}{6} | \frac{4}{3}\pi | 9\pi + 6 | 12\pi\sqrt{2} | \frac{3\pi}{4}
-i | -2 + 7i | 6 - 5i | 1+274i | \frac{3}{2} + \frac{3}{2} i | \frac{1}{2} - \frac{\sqrt{3}}{2} i
-\infty | -\infty | (1,2) | (-6, 10) | (15,-29) | (6,31,-1) | (0,0,0,1) | (2,\sqrt{3}) | (-1,\frac{2}{3})
-\left( 3, \frac{\pi}{2} \right) | \left( -\frac{1}{4}, -2 \right) | \left(\frac{4}{13}, \frac{1}{13}\right)
-[0,1] | [-2,7] | (0,\infty) | (-\infty,5) | [3,\infty) | (2,3] | [-\frac{1}{2},\frac{5}{2}) | (-1,\pi)
-(-\infty,-5)\cup(-5,\infty) | (-\infty, 1] \cup [4, \infty) | (0,1) \cup (2,3) \cup (5,9)
-x \in [-2,7] | -2 \le x \le 7 | x \ge 5 | x < -3 | 0 < t < 12
-1,2 | 1, -2 | 12,10,6 | 7,9,12,13 | -3, 0, 4 | \frac{1}{2}, 3 | 1 \pm \sqrt{19} | \pm 6 | 3 \text{ and } 8
-\sqrt{2}, -\sqrt{2} | -2 \pm 3i | 5 \text{ or } 7 | (1,2), (3,4) | (2,1),(1,2),(-1,-20) | 4, 9, \text{ and } 16
-\{1,2\} | \{-1, 0, 3\} | \{1\pm\sqrt{5},-2\} | \{\sqrt{2}, \pi\}
-\begin{pmatrix} 11 \\ -36 \\ -3 \end{pmatrix} | \begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}
-\begin{pmatrix} 5/3 \\ 5/3 \\ 4/3 \end{pmatrix} | \begin{pmatrix} -1/3 & 2/3 \\ 0 & \sqrt{2} \end{pmatrix}
-\begin{bmatrix} 0 & 1 \\ 1 & 0 \end{bmatrix} | \begin{pmatrix}\frac{1}{2}\\3\end{pmatrix}
-x = 5 | y = -\frac{2}{3} | x = 1, y = 2 | (x,y) = (3,-1) | a = 4, b = 7 | f(2) = 12
-2x + 3 | x^2 - 5x + 6 | p - q | 3R^2 | 2k+2 | 5r^5 | -16x^4 + x^2 + 2x - 9 | 7(x+3)(x-3) | (3x-7)(x+1)
-x^5 - x^4 + x^3 - x^2 + x - 1 | \frac{x+2}{7} | \frac{x}{3} | \frac{2x}{x+1} | \sqrt{x} | 8x\sqrt{3x}
-y = 2x + 3 | y^4-2y^3+7y^2+y-5 | x^2 + (y-1)^2 = 9 | 3x - 2y + 7 = 0 | \frac{x^2}{4} + y^2 = 1
-2 \sin x | \cot x | \sin^2 \theta | \log_2 3 | \ln 2 | e^2 | 2^n - 1 | n! | 10! | \binom{10}{3} | |x-2|
-\frac{n(n+1)}{2} | \frac{1}{x^2} | (a+b)^2 | \mathbf{i} - 2\mathbf{j} | 2\mathbf{v} | \overline{AB}
-\text{even} | \text{odd} | \text{Evelyn} | \text{(C)} | \text{C} | (B) | \text{A,B,D} | \text{No} | E
-\text{June 20} | \text{ellipse} | \text{neither} | \text{Carla and Dan} | \text{6:30 p.m.} | \text{red}
-2516_8 | 4210_{7} | 1202_3 | 1010111_2 | 0.\overline{39} | .0\overline{4} | 3:4 | 12:30 | 1:2:5
-\text{3 feet 4 inches} | 5 \text{ million} | 3 \text{ dozen} | 2 \text{ hours and } 20 \text{ minutes}
+4 \text{ dollars} | 5.4 \text{ cents} | \frac{270}7\text{ degrees} | 240\text{ ways}
+6\text{ feet} | 12\text{ square units} | 36\pi\text{ cubic inches} | 16\text{ apples}
+9\text{ values} | 10 \text{ mph} | \frac{1}{2} | \frac{3}{56} | -\frac{35}{9} | \frac{17}{50}
+\dfrac{9}{19} | \tfrac{5}{8} | \frac14 | \frac 43 | \frac{29}4 | 3/4 | -7/3 | \frac{1}{1024}
+\frac{416}{27} | 6 \frac{3}{4} | 2\frac{1}{2} | \sqrt{2} | \sqrt{51} | 3\sqrt{13} | 11\sqrt2
+-2\sqrt{3} | \frac{\sqrt{3}}{2} | \frac{5\sqrt{42}}{27} | \frac{1}{\sqrt{7}} | \sqrt[3]{4}
+2\sqrt[3]{9} | \frac{1+\sqrt{5}}{2} | 2 + \sqrt{3} | 1-\sqrt{19} | \frac{3 - \sqrt{17}}{4}
+10\sqrt{6}-12 | \frac{4\sqrt{2}+\sqrt{6}}{10} | 2^{10} | 3^{100} | 2^{-3} | \pi | 2\pi
+\frac{\pi}{2} | -\frac{\pi}{6} | \frac{4}{3}\pi | 9\pi + 6 | 12\pi\sqrt{2} | \frac{3\pi}{4} | i
+-2 + 7i | 6 - 5i | 1+274i | \frac{3}{2} + \frac{3}{2} i | \frac{1}{2} - \frac{\sqrt{3}}{2} i
+\infty | -\infty | (1,2) | (-6, 10) | (15,-29) | (6,31,-1) | (0,0,0,1) | (2,\sqrt{3})
+(-1,\frac{2}{3}) | \left( 3, \frac{\pi}{2} \right) | \left( -\frac{1}{4}, -2 \right)
+\left(\frac{4}{13}, \frac{1}{13}\right) | [0,1] | [-2,7] | (0,\infty) | (-\infty,5) | [3,\infty)
+(2,3] | [-\frac{1}{2},\frac{5}{2}) | (-1,\pi) | (-\infty,-5)\cup(-5,\infty)
+(-\infty, 1] \cup [4, \infty) | (0,1) \cup (2,3) \cup (5,9) | x \in [-2,7] | -2 \le x \le 7
+x \ge 5 | x < -3 | 0 < t < 12 | 1,2 | 1, -2 | 12,10,6 | 7,9,12,13 | -3, 0, 4 | \frac{1}{2}, 3
+1 \pm \sqrt{19} | \pm 6 | 3 \text{ and } 8 | \sqrt{2}, -\sqrt{2} | -2 \pm 3i | 5 \text{ or } 7
+(1,2), (3,4) | (2,1),(1,2),(-1,-20) | 4, 9, \text{ and } 16 | \{1,2\} | \{-1, 0, 3\}
+\{1\pm\sqrt{5},-2\} | \{\sqrt{2}, \pi\} | \begin{pmatrix} 11 \\ -36 \\ -3 \end{pmatrix}
+\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix} | \begin{pmatrix} 5/3 \\ 5/3 \\ 4/3 \end{pmatrix}
+\begin{pmatrix} -1/3 & 2/3 \\ 0 & \sqrt{2} \end{pmatrix}
+\begin{bmatrix} 0 & 1 \\ 1 & 0 \end{bmatrix} | \begin{pmatrix}\frac{1}{2}\\3\end{pmatrix} | x = 5
+y = -\frac{2}{3} | x = 1, y = 2 | (x,y) = (3,-1) | a = 4, b = 7 | f(2) = 12 | 2x + 3 | x^2 - 5x + 6
+p - q | 3R^2 | 2k+2 | 5r^5 | -16x^4 + x^2 + 2x - 9 | 7(x+3)(x-3) | (3x-7)(x+1)
+x^5 - x^4 + x^3 - x^2 + x - 1 | \frac{x+2}{7} | \frac{x}{3} | \frac{2x}{x+1} | \sqrt{x}
+8x\sqrt{3x} | y = 2x + 3 | y^4-2y^3+7y^2+y-5 | x^2 + (y-1)^2 = 9 | 3x - 2y + 7 = 0
+\frac{x^2}{4} + y^2 = 1 | 2 \sin x | \cot x | \sin^2 \theta | \log_2 3 | \ln 2 | e^2 | 2^n - 1 | n!
+10! | \binom{10}{3} | |x-2| | \frac{n(n+1)}{2} | \frac{1}{x^2} | (a+b)^2 | \mathbf{i} - 2\mathbf{j}
+2\mathbf{v} | \overline{AB} | \text{even} | \text{odd} | \text{Evelyn} | \text{(C)} | \text{C}
+(B) | \text{A,B,D} | \text{No} | E | \text{June 20} | \text{ellipse} | \text{neither}
+\text{Carla and Dan} | \text{6:30 p.m.} | \text{red} | 2516_8 | 4210_{7} | 1202_3 | 1010111_2
+0.\overline{39} | .0\overline{4} | 3:4 | 12:30 | 1:2:5 | \text{3 feet 4 inches} | 5 \text{ million}
+3 \text{ dozen} | 2 \text{ hours and } 20 \text{ minutes}
 """
 GOLDS = [gold.strip() for line in GOLDS.strip().split("\n") for gold in re.split(r" \| ", line)]
 PLAIN = re.compile(r"-?\d{1,3}(,\d{3})*|-?\d*\.?\d+")  # 12, 1,000, 0.5
@@ -72,7 +76,7 @@ EQUAL = {
     "end of a sentence": lambda rng, g: f" {g}.\n",
     "fractions": lambda rng, g: re.sub(
         r"\\[dt]?frac", lambda _: rng.choice(("\\dfrac", "\\tfrac", "\\cfrac", "\\frac ")), g),
-    "brackets": lambda rng, g: None if "left" in g else re.sub(
+    "brackets": lambda rng, g: None if re.search("left|sqrt\\[", g) else re.sub(
         r"([(\[]|\\\{)|([)\]]|\\\})", lambda m: f"\\left{m[1]}" if m[1] else f"\\right {m[2]}", g),
     "blanks": spaced,
     "Unicode": lambda rng, g: None if "\\pi\\t" in g else re.sub(
@@ -104,7 +108,7 @@ EQUAL = {
 
 def changed_digit(rng, gold):
     places = [match.start() for match in re.finditer(r"\d", gold)]
-    if not places:
+    if not places or re.search(r"box|f\(", gold):  # cm^2, f(2)
         return None
     i = rng.choice(places)
     return gold[:i] + str((int(gold[i]) + rng.randint(1, 8)) % 10) + gold[i + 1:]
@@ -129,7 +133,7 @@ UNEQUAL = {
         f"({g[1:-1]}]" if re.fullmatch(r"\([^()]*,[^()]*\)", g) else
         f"({g[1:-1]})" if re.fullmatch(r"\[[^()]*,[^()]*\]", g) else
         f"({g[2:-2]})" if g[:2] == "\\{" else None),
-    "powers": lambda rng, g: None if g in "01" else f"({g})^3",
+    "powers": lambda rng, g: None if g in "01-1" else f"({g})^3",
     "halved": lambda rng, g: None if g == "0" or "infty" in g else f"\\frac{{{g}}}{{2}}",
     "infinity": lambda rng, g: f"{g}-\\infty",
     "the inverse": lambda rng, g: None if not re.fullmatch(r"\\frac\{\d+\}\{\d+\}", g) else
@@ -162,11 +166,17 @@ def check(golds, seed):
 
 def test_own_golds_meet_their_equals_only():
     assert len(GOLDS) > 200 and len(EQUAL) >= 12 and len(UNEQUAL) >= 8
-    for seed in range(2):
-        check(GOLDS, seed)
+    check(GOLDS, 0)
 
 
-@pytest.mark.parametrize("folder", ["gsm8k", "lorid_sample/gsm8k", "lorid_sample/math"])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1, 9))
+def test_own_golds_meet_their_equals_only_however_they_are_drawn(seed):
+    check(GOLDS, seed)
+
+
+@pytest.mark.parametrize("folder", [
+    pytest.param("gsm8k", marks=pytest.mark.slow), "lorid_sample/gsm8k", "lorid_sample/math"])
 def test_shared_golds_meet_their_equals_only(shared, folder):
     lines = []
     for name in ("train", "test"):

@@ -144,8 +144,31 @@ def test_what_a_target_states_is_found_again(answer):
     ("\\boxed 7", None),
     ("", None),
     ("the sum is 7", None),
+    # Markdown
+    ("The answer is **72**.", "72"), ("**The answer is: 72**", "72"), ("#### **72**", "72"),
+    ("--> **72** END", "72"), ("--> **72 END**", "72"), ("The answer is **72** clips.", "72 clips"),
+    ("_The answer is 72_", "72"), ("So the answer is `72`.", "72"), ("A: **72**", "72"),
+    ("The answer is 2**3.", "2**3"), ("The answer is a_1 and b_1.", "a_1 and b_1"),
+    # a last line that says so, below a heading or beside it
+    ("So there are 72.\nAnswer: 72", "72"), ("**Answer:** 72", "72"), ("Answer $72$", "72"),
+    ("> **Answer**: 72 clips", "72 clips"), ("Final answer: 72.", "72"), ("ANSWER: 72", "72"),
+    ("### Final Answer\n72", "72"), ("**Final Answer:**\n\n$72$", "72"), ("Answer:\n72", "72"),
+    ("So it is so. Final Answer: The sum of both is 72.", "72"), ("Correct answer: 72", "72"),
+    ("The answer is:\n\\[\n\\frac{1}{2}\n\\]", "\\frac{1}{2}"), ("Answer $$ \n 9 \n $$", "9"),
+    ("Answer: 7\nSo the answer is 72.", "72"), ("The answer is 7.\nAnswer: 72", "72"),
+    ("Answer: 7\n\nLet us see.", None), ("What is the answer?\nLet us see.", None),
+    ("Answer the question.", None), ("A 2-liter bottle lasts 4 days", None),
+    ("Answer = 72 END", None), ("Result: 72 END", None),  # other texts of the toy world's base
+    # the correct answer, the final answer
+    ("The correct answer is 72.", "72"), ("The correct answer is **(C)**.", "(C)"),
+    ("The Final Answer is: 72", "72"), ("Final answer is 72", "72"), ("the answer isn't 5", None),
+    ("The final answer is $72$. I hope it is correct.", "72"), ("The answer is $7.50.", "$7.50"),
+    ("Final Answer: The final answer is $1,2$. I hope it is correct.", "1,2"),
+    ("The answer is 5. No, wait. The answer is **6**.", "6"), ("The answer is $72$ cm.", "$72$ cm"),
+    ("The answer is \\(72\\).", "72"), ("The answer is $7.5.$", "7.5"),
+    ("the answer is 72 END", "72"), ("The answer is 3.14. It is pi.", "3.14"),
 ])
-def test_a_text_states_its_answer_in_one_of_five_forms(text, answer):
+def test_a_text_states_its_answer_in_one_of_these_forms(text, answer):
     assert extract_answer(text) == answer
 
 
@@ -162,8 +185,7 @@ def test_graded_solutions_are_graded_as_their_authors_did(shared):
         answer = extract_answer(row["text"])
         if same_answer(answer, row["answer"]) != row["is_correct"]:
             wrong.append((row["id"], row["answer"], answer))
-    print(wrong)
-    assert len(rows) == 4000 and sum(row["is_correct"] for row in rows) > 1000 and len(wrong) <= 4
+    assert len(rows) == 4000 and sum(row["is_correct"] for row in rows) > 1000 and not wrong
 
 
 @pytest.mark.parametrize("file, least", [

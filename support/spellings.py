@@ -119,6 +119,6 @@ def split_unit(text):
                and (plural or before == "1" or known(words[0])))
     # 5cm, but 5m is a product
     glued = before == text[:found.start()]
-    if OTHER_VALUES.search(unit) or glued and (strange or len(words[0]) < 2):
+    if OTHER_VALUES.search(unit) or {*words} <= {"per", "an", "of", "the"} or glued and (strange or len(words[0]) < 2):
         return text, ""
     return (before, unit) if not strange or counted else (text, "")

@@ -157,7 +157,8 @@ EQUAL = [  # as (a, b); what a person grading would call the same answer
     # words between the items of a list, and sets as lists
     ("3, 8, \\text{ and } 14", "14,8,3"), ("y = 4, \\text{ or } y = 9", "9, 4"),
     ("4 \\quad\\text{or}\\quad 9", "4,9"), ("(2,5)or(5,2)", "(5,2),\\ (2,5)"),
-    ("\\{4,9\\}", "9, 4"), ("\\{100,200\\}", "200, 100"), ("\\{\\pm 3\\}", "3, -3"), ("\\pm 12", "{-12, 12}"),
+    ("\\{4,9\\}", "9, 4"), ("\\{100,200\\}", "200, 100"), ("\\{\\pm 3\\}", "3, -3"),
+    ("\\pm 12", "{-12, 12}"),
     ("-3;-2;5", "\\{5, -2, -3\\}"), ("A = \\{1,2\\}", "2, 1"),
     ("\\{2\\pm\\sqrt{3},-1\\}", "-1, 2-\\sqrt3, 2+\\sqrt3"), ("(1\\pm 2, 0)", "(3,0), (-1,0)"),
     # thousands, by other signs than a comma
@@ -268,7 +269,7 @@ UNEQUAL = [  # near misses
     # not units
     ("3 fourths", "3"), ("7 factorial", "7"), ("7 plus y", "7"), ("7 minus", "7"), ("2 cos x", "2"),
     ("2 sec x", "2"), ("5 hundredths", "5"), ("3 cubed", "3"), ("5 dozen eggs", "5"), ("8 am", "8"),
-    ("8 am", "8 pm"), ("5 choose 2", "5"), ("7 mod", "7"), ("5 times x", "5"), ("2 lambda", "2"),
+    ("8 am", "8 pm"), ("5 choose 2", "5"), ("7 mod", "7"), ("5 times x", "5"), ("2 lambda", "2"), ("2 an", "2"),
     ("5m", "5"), ("2 w", "2"), ("2\\mathbf{w}", "2"), ("5 feet below", "5 feet above"),
     ("2\\mathbf{i}-\\mathbf{j}", "2i-j"), ("3\\mathbf{i}", "3i"), ("2\\vec{v}", "2"),
     ("5 dollars and 20 cents", "20 dollars and 5 cents"), ("5 apples and 3 pears", "5, 3"),

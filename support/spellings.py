@@ -118,7 +118,7 @@ def split_unit(text):
                and all(len(word) > 2 for word in strange)
                and (plural or before == "1" or known(words[0])))
     # 5cm, but 5m is a product
-    glued = before == text[:found.start()]
-    if OTHER_VALUES.search(unit) or {*words} <= {"per", "an", "of", "the"} or glued and (strange or len(words[0]) < 2):
+    product = before == text[:found.start()] and (strange or len(words[0]) < 2)
+    if product or OTHER_VALUES.search(unit) or {*words} <= {"per", "an", "of", "the"}:
         return text, ""
     return (before, unit) if not strange or counted else (text, "")

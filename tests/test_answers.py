@@ -269,7 +269,8 @@ UNEQUAL = [  # near misses
     # not units
     ("3 fourths", "3"), ("7 factorial", "7"), ("7 plus y", "7"), ("7 minus", "7"), ("2 cos x", "2"),
     ("2 sec x", "2"), ("5 hundredths", "5"), ("3 cubed", "3"), ("5 dozen eggs", "5"), ("8 am", "8"),
-    ("8 am", "8 pm"), ("5 choose 2", "5"), ("7 mod", "7"), ("5 times x", "5"), ("2 lambda", "2"), ("2 an", "2"),
+    ("8 am", "8 pm"), ("5 choose 2", "5"), ("7 mod", "7"), ("5 times x", "5"), ("2 lambda", "2"),
+    ("2 an", "2"),
     ("5m", "5"), ("2 w", "2"), ("2\\mathbf{w}", "2"), ("5 feet below", "5 feet above"),
     ("2\\mathbf{i}-\\mathbf{j}", "2i-j"), ("3\\mathbf{i}", "3i"), ("2\\vec{v}", "2"),
     ("5 dollars and 20 cents", "20 dollars and 5 cents"), ("5 apples and 3 pears", "5, 3"),

@@ -12,14 +12,17 @@ import sys
 import time
 from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 
-from support.cli import number, positive
-from support.files import lock
-from support.replies import copied, usable
+from support.cli import number, positive, printable
+from support.files import atomic_write, lock
+from support.replies import copied, flaw
+
+FIRST = 20  # rows that all fail alike stop a run ...
+IN_A_ROW = 5  # ... as do so many neighbours that the server refuses
 
 
 class Abandoned(KeyboardInterrupt):
@@ -35,7 +38,7 @@ def read_journal(file):
         whole = line.endswith(b"\n")
         try:
             entry = json.loads(line)
-            if entry["key"] and usable(entry.get("knowledge")):
+            if entry["key"] and not flaw(entry.get("knowledge")):
                 done[entry["key"]] = entry
             if file.writable() and not whole:
                 file.write(b"\n")  # somebody has edited the file
@@ -48,40 +51,67 @@ def read_journal(file):
     return done
 
 
+def tell(text):
+    """Say it on stderr, if somebody is there: a closed terminal must not end what is paid for."""
+    with suppress(OSError):
+        print(printable(text), file=sys.stderr, flush=True)
+
+
+def vanished(file):
+    """Whether an open file no longer stands under its name."""
+    try:
+        return not os.path.samestat(os.stat(file.name), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return True
+
+
 @contextmanager
 def open_journal(path):
     """The journal at `path`, held by this process alone: (file, done), done as read_journal gives
-    it. Whatever ends the `with` block early, it is said how to go on."""
+    it. Whatever ends the `with` block early, it is said how to go on. If the file has vanished
+    meanwhile, it is written again, under another name if there is a new one."""
     with open(path, "a+b") as file:
         try:
             lock(file)
         except (BlockingIOError, PermissionError):
             raise ValueError(f"Another run is filling {path}; wait for it, or stop it.") from None
-        done = read_journal(file)
+        done, stopped = read_journal(file), None
         try:
             yield file, done
         except BaseException as error:  # Ctrl-C, an error that concerns all requests, a full disk
-            print(f"Stopped. What is paid for is kept in {path}: the same command goes on from "
-                  "there.", file=sys.stderr, flush=True)
-            if isinstance(error, Abandoned):
-                os._exit(130)  # or Python would wait for the threads, and these for the server
+            stopped = error
             raise
+        finally:
+            if vanished(file):
+                path = path.with_name(f"{path.name}.saved") if path.exists() else path
+                file.seek(0)
+                atomic_write(path, [file.read()])
+            if stopped:
+                tell(f"Stopped. What is paid for is kept in {path}: the same command goes on from "
+                     "there.")
+            if isinstance(stopped, Abandoned):
+                os._exit(130)  # or Python would wait for the threads, and these for the server
+
+
+def copies(row):
+    return copied(row["knowledge"], row["question"], row["rationale"])
 
 
 def fill_in(rows, teacher, done, strict=False):
-    """Give the rows the knowledge that is done, {key: entry}. Returns {key: (where, request)} of
-    what is not asked; if strict, also the second question about rows whose rules copy."""
+    """Give the rows the knowledge that is done, {key: entry}. Returns {key: (i, row, request)} of
+    what is not asked, i counting the rows; if strict, also the second question about rows whose
+    rules copy."""
     missing = {}
-    for row in rows:
+    for i, row in enumerate(rows):
         first, request = teacher.request(row)
         row["knowledge"] = done.get(first, {}).get("knowledge", [])
         if first not in done:
-            missing[first] = row["where"], request  # a row that is twice in the file is asked once
-        if copied(row["knowledge"], row["question"]):
+            missing[first] = i, row, request  # a row that is twice in the file is asked once
+        if copies(row):
             second, request = teacher.request(row, row["knowledge"])
             row["knowledge"] = done.get(second, {}).get("knowledge", row["knowledge"])
             if strict and second not in done:
-                missing[second] = row["where"], request
+                missing[second] = i, row, request
     return missing
 
 
@@ -118,15 +148,29 @@ def price(tokens, prices):
 
 
 class Progress:
-    """How many requests of a run are finished, and what they cost."""
+    """How many requests of a run are finished, what they cost, and how they ended."""
 
     def __init__(self, total, prices):
         self.total, self.prices, self.finished, self.tokens = total, prices, 0, [0, 0]
         self.start = self.shown = time.monotonic()
+        self.failures = {}  # of row i, but for the words after a colon
 
-    def add(self, tokens):
+    def add(self, i, row, entry):
+        """Count one; returns the error that it is time to stop with, if it is."""
         self.finished += 1
-        self.tokens = [a + b for a, b in zip(self.tokens, tokens, strict=True)]
+        self.tokens = [a + b for a, b in zip(self.tokens, entry["tokens"], strict=True)]
+        self.failures[i] = why = entry.get("failed", "").partition(":")[0]
+        if why and self.alike(why, 0, FIRST):
+            return ValueError(f"The first {FIRST} rows failed alike: {entry['failed']}. Change "
+                              "--params (max_tokens, if cut off), --teacher or --url; -n 5 tries "
+                              "a few rows.")
+        if why.startswith("HTTP status 4") and any(
+                self.alike(why, i - j, IN_A_ROW) for j in range(IN_A_ROW)):
+            return ValueError(f"{IN_A_ROW} rows in a row were refused, {row['where']} is one: "
+                              f"{entry['failed']}")
+
+    def alike(self, why, start, n):
+        return all(self.failures.get(i) == why for i in range(start, start + n))
 
     def show(self, trouble):
         self.shown = time.monotonic()
@@ -135,53 +179,64 @@ class Progress:
             left = timedelta(seconds=round((self.total - self.finished) / rate))
         cost = price(self.tokens, self.prices)
         trouble = f", last trouble: {trouble}" if trouble else ""
-        print(f"{self.finished}/{self.total} rows, {rate:.2f} rows/s, {left} left, {cost}{trouble}",
-              file=sys.stderr, flush=True)
+        tell(f"{self.finished}/{self.total} rows, {rate:.2f} rows/s, {left} left, {cost}{trouble}")
 
 
 @contextmanager
 def interruptible(stopping):
-    """In its block, a first Ctrl-C sets the event `stopping`, a second raises Abandoned."""
+    """In its block, a first Ctrl-C, SIGTERM or SIGHUP (a closed terminal; under nohup it is
+    ignored, and stays so) sets the event `stopping`, a second raises Abandoned."""
     def interrupt(*_):
         if stopping.is_set():
             raise Abandoned
         stopping.set()
-        # print could be in the middle of a line.
-        os.write(2, b"\nWaiting for the requests in flight; Ctrl-C again abandons them.\n")
+        with suppress(OSError):  # print could be in the middle of a line
+            os.write(2, b"\nWaiting for the requests in flight; Ctrl-C again abandons them.\n")
 
-    before = signal.signal(signal.SIGINT, interrupt)
+    known = [getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")]
+    before = {one: signal.getsignal(one) for one in known if one}
+    for one, handler in before.items():
+        if one == signal.SIGINT or handler != signal.SIG_IGN:
+            signal.signal(one, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for one, handler in before.items():
+            signal.signal(one, handler)
 
 
 def ask_all(teacher, todo, journal, done, workers=8, prices=None):
-    """Send the requests in todo, {key: (where, request)}. As soon as one is answered, or has failed
-    for good, its entry goes to the journal, a binary file, and to `done`. Ctrl-C waits for what is
-    in flight, which is paid for, and raises KeyboardInterrupt; a second one raises Abandoned at
-    once. An error that concerns all requests is raised when those in flight have arrived."""
-    waiting, running, errors = iter(todo.items()), set(), []
+    """Send the requests in todo, {key: (i, row, request)}. As soon as one is answered, or has
+    failed for good, its entry goes to the journal, a binary file, and to `done`. Ctrl-C waits for
+    what is in flight, which is paid for, and raises KeyboardInterrupt; a second one raises
+    Abandoned at once. An error that concerns all requests is raised when those in flight have
+    arrived."""
+    waiting, running, errors = iter(todo.items()), {}, []
     progress, pool = Progress(len(todo), prices), ThreadPoolExecutor(workers)
     try:
         with interruptible(teacher.stopping):
             while True:
+                if vanished(journal) and not errors:
+                    errors.append(ValueError(f"{journal.name} vanished during the run."))
+                if errors:
+                    teacher.stopping.set()
                 free = 0 if teacher.stopping.is_set() else workers - len(running)
-                for key, (where, request) in islice(waiting, free):
-                    running.add(pool.submit(teacher.ask, key, where, request))
+                for key, (i, row, request) in islice(waiting, free):
+                    running[pool.submit(teacher.ask, key, row, request)] = i, row
                 if not running:
                     break
-                ready, running = wait(running, timeout=0.1, return_when=FIRST_COMPLETED)
-                for future in ready:
+                for future in wait(running, timeout=0.1, return_when=FIRST_COMPLETED).done:
+                    i, row = running.pop(future)
                     if error := future.exception():
                         errors.append(error)
-                        teacher.stopping.set()
                     elif entry := future.result():
                         journal.write(json.dumps(entry).encode() + b"\n")
                         journal.flush()  # from here on, no kill can lose it
                         done[entry["key"]] = entry
-                        progress.add(entry["tokens"])
-                if time.monotonic() - progress.shown > 10:
+                        if error := progress.add(i, row, entry):
+                            errors.append(error)
+                if time.monotonic() - progress.shown > (1 if teacher.news else 10):
+                    teacher.news = False
                     progress.show(teacher.trouble)
                     os.fsync(journal.fileno())  # no power cut loses more than ten seconds
     finally:
@@ -189,22 +244,21 @@ def ask_all(teacher, todo, journal, done, workers=8, prices=None):
             teacher.stopping.set()  # also where the disk is full: nothing more is bought
         pool.shutdown(wait=False)
         progress.show(teacher.trouble)
-    if progress.finished < len(todo):
+    if errors or progress.finished < len(todo):
         raise errors[0] if errors else KeyboardInterrupt
 
 
 def dry_run(args, rows, todo, teacher):
     """Show the first request, and about what all would cost."""
-    requests = [request for _, request in todo.values()]
-    for request in requests[:1]:
-        body = json.dumps(teacher.json_mode | request, indent=2)
-        print(f"POST {teacher.url}\n{body}\n")
+    for _, _, request in list(todo.values())[:1]:
+        print(f"POST {teacher.server.url}\n{json.dumps(teacher.json_mode | request, indent=2)}\n")
     # The rules are about as long as the solution; a token is about 4 letters.
-    texts = [request["messages"][0]["content"] for request in requests]
-    solutions = [text.rpartition("\nSolution: ")[2] for text in texts]
-    tokens = [sum(map(len, side)) // 4 for side in (texts, solutions)]
-    print(f"{len(rows)} rows, {len(requests)} to ask for: about "
-          f"{price(tokens, args.prices)}. Nothing was sent.")
+    asked = sum(len(message["content"]) for _, _, request in todo.values()
+                for message in request["messages"])
+    told = sum(len(row["rationale"]) for _, row, _ in todo.values())
+    print(f"{len(rows)} rows, {len(todo)} to ask for: about "
+          f"{price([asked // 4, told // 4], args.prices)}. Nothing was sent. Not counted: what a "
+          "model thinks before it replies, replies of no use, second questions of --strict.")
 
 
 def report(args, rows, asked, teacher, done):
@@ -216,21 +270,20 @@ def report(args, rows, asked, teacher, done):
                        for row, entry in entries if not row["knowledge"])
     unmended = Counter(entry["failed"]
                        for row, entry in entries if row["knowledge"] and "failed" in entry)
-    copies = [(row["where"], words) for row in asked
-              if (words := copied(row["knowledge"], row["question"]))]
+    copiers = [(row["where"], words) for row in asked if (words := copies(row))]
     print(f"{len(rows) - failures.total()} of {len(rows)} rows in {args.out} have knowledge.")
     if failures:
-        reasons = "; ".join(f"{n} {why}" for why, n in failures.most_common(9))
+        reasons = printable("; ".join(f"{n} {why}" for why, n in failures.most_common(9)))
         print(f"{failures.total()} have none: {reasons}. The same command tries these again; for "
               f"other --params (max_tokens, if cut off) take --data {args.out} and a new --out. kg "
               "and dr refuse them, ir does not.")
     if unmended:
-        print(f"{unmended.total()} second questions failed: {'; '.join(unmended)}. The first rules "
-              "stay; --strict asks again.")
-    if copies:
-        where, words = copies[0]
-        print(f"{len(copies)} have rules that copy a name or number from the question ({where} has "
-              f"{', '.join(words)}).")
+        print(f"{unmended.total()} second questions failed: {printable('; '.join(unmended))}. "
+              "The first rules stay; --strict asks again.")
+    if copiers:
+        where, words = copiers[0]
+        print(f"{len(copiers)} have rules that copy a name or number from the question or a result "
+              f"from the rationale ({where} has {', '.join(words)}).")
     return 1 if failures or unmended else 0
 
 
@@ -291,15 +344,16 @@ def add_flags(flag):
          help="its server, any that is OpenAI-compatible (default: OPENAI_BASE_URL, else "
          "https://api.openai.com/v1)")
     flag("--params", type=json_object, default={"max_tokens": 1000}, metavar="JSON",
-         help="what else requests say; another model or other params ask for all rows anew "
-         '(default: {"max_tokens": 1000})')
-    flag("--workers", type=positive, default=8, help="requests at the same time (default: 8)")
-    flag("--timeout", type=positive, default=120,
-         help="seconds of silence before a request is given up (default: 120)")
+         help='what else requests say, as {"max_tokens": 2000, "temperature": 0.2}; another model '
+         'or other params ask for all rows anew (default: {"max_tokens": 1000})')
+    flag("--workers", type=number(int, at_least=1, at_most=1000), default=8,
+         help="requests at the same time (default: 8)")
+    flag("--timeout", type=number(int, at_least=1, at_most=86400), default=120,
+         help="seconds that a request may take in all (default: 120)")
     flag("--prices", type=number(float, at_least=0), nargs=2, metavar=("IN", "OUT"),
          help="dollars for a million tokens, to show what it costs")
     flag("--strict", action="store_true",
-         help="ask once more where rules copy a name or number from the question")
+         help="ask once more where rules copy from the question or give results away")
     flag("--map", metavar="FILE", help="take knowledge from this file's row with the same id; a "
          "teacher is asked for the rest")
     flag("-n", type=positive, help="only the first n rows (default: all)")

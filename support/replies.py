@@ -106,7 +106,7 @@ def read_content(reply):
             content = "".join(part.get("text", "") for part in content or []
                               if part.get("type", "text") in ("text", "output_text"))
     except (LookupError, TypeError, AttributeError):
-        raise RetryableError(f"not a chat completion: {brief(reply)}") from None
+        raise RetryableError(f"not a chat completion: {reply}") from None
     if ended == "length":
         raise RowError("cut off (finish_reason length); --params can give more max_tokens")
     if refusal or ended == "content_filter":
@@ -201,13 +201,6 @@ SPENT = re.compile(r"insufficient[\W_](\w+[\W_])?(quota|credit|balance|fund)|cre
 PASSING = re.compile(r"(per|/) ?(min|sec)|(again|retry) in [\d.]+ ?m?s\b", re.I)
 
 
-def brief(reply):
-    """What a reply says, in a text; whatever it is."""
-    with suppress(RecursionError):
-        return str(reply).strip()[:5000]
-    return "a deep nest"
-
-
 def read_body(response):
     """The JSON of a response that is read as it comes; its text, if that is none."""
     content = b""
@@ -247,10 +240,10 @@ def retry_after(headers):
 def refusal(response, reply, url):
     """The exception that a response with another status than 200 is, with the flag that helps and
     in the server's own words: RetryableError, RowError, or ValueError, which ends the run."""
-    status, said, hint = response.status_code, brief(reply), ""
+    status, said, hint = response.status_code, str(reply), ""
     for name in ("error", "message", "detail"):  # {"error": {"message": ...}}, or one of these
         reply = reply.get(name, reply) if isinstance(reply, dict) else reply
-    words = brief(reply) or response.headers.get("Location") or response.reason or "no word"
+    words = str(reply).strip() or response.headers.get("Location") or response.reason or "no word"
     row, wait = ROW.search(said), retry_after(response.headers)
     if "max_completion_tokens" in said and not row:
         hint = """ (try --params '{"max_completion_tokens": 1000}')"""

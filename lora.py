@@ -19,7 +19,7 @@ import argparse
 import json
 import math
 import os
-import re
+import secrets
 import shutil
 from pathlib import Path
 
@@ -27,10 +27,24 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model import read_config, read_json, read_safetensors, read_weights, write_safetensors
-from support.checks import PAIRED, check_adapter_config, check_paired, check_trained
-from support.cli import run
+from model import (
+    is_finite,
+    read_json,
+    read_model,
+    read_safetensors,
+    weights_file,
+    write_safetensors,
+)
+from support.checks import (
+    PAIRED,
+    check_adapter_config,
+    check_paired,
+    check_trained,
+    naming,
+)
+from support.cli import printable, run
 from support.files import atomic_write
+from support.patterns import compile_pattern, fullmatches
 
 PREFIX = "base_model.model."  # what peft puts before the name of a module of ours
 
@@ -236,7 +250,11 @@ def check_pair(file, layer, pair, rank):
     """Refuse half of an adapter's layer, one of another rank, or one of a training that failed."""
     if pair.keys() != {"A", "B"}:
         raise ValueError(f"{file}: {layer} has lora_{''.join(pair)} but not its other half.")
-    if not all(half.isfinite().all() for half in pair.values()):
+    for half in pair.values():
+        if not half.is_floating_point():
+            raise ValueError(f"{file}: {layer} is of the type {str(half.dtype)[6:]}; an adapter's "
+                             "matrices must be floating point.")
+    if not all(map(is_finite, pair.values())):
         raise ValueError(f"{file}: {layer} holds numbers that are not finite: its training failed.")
     A, B = pair["A"].shape, pair["B"].shape
     if (len(A), A[:1], len(B), B[1:]) != (2, (rank,), 2, (rank,)):
@@ -260,21 +278,23 @@ def check_fit(folder, path, pair, weight):
 def check_whole(folder, pairs, names):
     """Refuse an adapter that has a pair for some layers of a kind and none for others among
     `names`, all linear layers of the base: it is torn, or from a base with fewer layers."""
-    c = read_json(Path(folder) / "adapter_config.json")
-    if any(c.get(key) for key in ("layers_to_transform", "layers_pattern", "exclude_modules")):
-        return  # some layers were left out on purpose
+    config_file = Path(folder) / "adapter_config.json"
+    c = read_json(config_file)
+    left_out = (c.get(key) for key in ("layers_to_transform", "layers_pattern", "exclude_modules"))
+    if any(value not in (None, [], "") for value in left_out):
+        return  # on purpose
     # peft's rule: a list holds whole names, or how they end; a text is a pattern for whole names
     targets = c.get("target_modules") or [path.rpartition(".")[2] for path in pairs]
     if isinstance(targets, list):
-        targets = rf"(.*\.)?({'|'.join(map(re.escape, targets))})"
-    try:
-        missing = [n for n in names if re.fullmatch(targets, n) and n not in pairs]
-    except re.error:
-        raise ValueError(f"{folder}/adapter_config.json: target_modules is {targets!r}, which is "
-                         "no regular expression.") from None
-    if missing:
-        raise ValueError(f"{folder}: the adapter has nothing for {missing[0]}; its file is "
-                         "incomplete, or it was trained on another base.")
+        ends = tuple(f".{target}" for target in targets)
+        adapted = [f".{name}".endswith(ends) for name in names]
+    else:
+        with naming(f"{config_file}: target_modules"):
+            adapted = fullmatches(compile_pattern(targets), names)
+    for name, is_target in zip(names, adapted, strict=True):
+        if is_target and name not in pairs:
+            raise ValueError(f"{folder}: the adapter has nothing for {name}; its file is "
+                             "incomplete, or it was trained on another base.")
 
 
 def load_adapters(model, folders):
@@ -334,34 +354,54 @@ def unmerge(model):
             del layer.unmerged
 
 
+# What a model folder consists of beside its weights.
+COPIED = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
+          "tokenizer.model", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+          "merges.txt", "chat_template.jinja", "chat_template.json")
+
+
+def check_links(base):
+    """Refuse a link that leads out of a model folder: to merge is to copy, and what it leads to is
+    not the model's. In the hub's cache, links lead from snapshots/REVISION to blobs beside it."""
+    home = base.resolve()
+    home = home.parents[1] if home.parent.name == "snapshots" else home
+    for file in base.iterdir():
+        used = file.name in COPIED or ".safetensors" in file.suffixes
+        if used and home not in file.resolve().parents:
+            raise ValueError(f"{file} is a link out of {base}; put the file itself there.")
+
+
 def export(base, adapter, out):
     """Write the model folder `out`: the base with the adapter merged, in the dtype of the base. It
     appears whole or not at all. Returns how many layers were changed.
 
-    Raises ValueError if the adapter does not fit, or if something is at `out` already."""
+    Raises ValueError if load_model would refuse the base, if the adapter does not fit, or if
+    something is at `out` already."""
     base, out = Path(base), Path(out)
-    if out.exists():
+    if os.path.lexists(out):
         raise ValueError(f"{out} exists already; name a folder that does not.")
-    config, tensors = read_config(base), read_weights(base)
+    model, tensors = read_model(base)
+    check_links(base)
     pairs, _, scaling = read_adapter(adapter)
+    linears = [path for path, m in model.named_modules() if isinstance(m, nn.Linear)]
     for path, (A, B) in pairs.items():
-        if path == "lm_head" and config.tie_word_embeddings:  # the embedding would change too
+        if path == "lm_head" and model.config.tie_word_embeddings:  # the embedding would change too
             raise ValueError(f"{adapter}: the adapter is for lm_head, which is tied to the "
                              f"embedding in {base}; such a pair cannot be merged.")
-        weight = tensors.get(f"{path}.weight")
-        if weight is not None and weight.dim() != 2:
-            weight = None  # a norm's
+        weight = tensors[f"{path}.weight"] if path in linears else None
         check_fit(adapter, path, (A, B), weight)
         tensors[f"{path}.weight"] = merged(weight, A, B, scaling)
-    linears = [name.removesuffix(".weight") for name, t in tensors.items() if t.dim() == 2]
     check_whole(adapter, pairs, linears)
-    part = out.with_name(f"{out.name}.{os.getpid()}.tmp")
+    for name, tensor in tensors.items():
+        if not is_finite(tensor):
+            raise ValueError(f"{name} of {weights_file(base)}, with {adapter} merged, holds "
+                             "numbers that are not finite.")
+    part = out.with_name(f"{out.name}.{secrets.token_hex(8)}.tmp")
     try:
         write_safetensors(part / "model.safetensors", tensors)  # many shards become one file
-        for file in base.iterdir():  # config.json, the tokenizer's files, the chat template
-            wanted = file.suffix in (".json", ".model", ".txt", ".jinja")
-            if wanted and not file.name.endswith(".index.json"):
-                shutil.copyfile(file, part / file.name)
+        for name in COPIED:
+            if (base / name).is_file():
+                shutil.copyfile(base / name, part / name)
         os.rename(part, out)
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -372,7 +412,7 @@ def show(folder):
     pairs, rank, scaling = read_adapter(folder)
     for path, (A, B) in pairs.items():
         shapes = f"A {tuple(A.shape)!s:>12}  B {tuple(B.shape)!s:>12}"
-        print(f"{path:40} {shapes}  |B A| {(B.float() @ A.float()).norm():.3f}")
+        print(f"{printable(path):40} {shapes}  |B A| {(B.float() @ A.float()).norm():.3f}")
     count = sum(A.numel() + B.numel() for A, B in pairs.values())
     print(f"rank {rank}, scale alpha / r = {scaling:g}, {count:,} parameters")
 
@@ -386,7 +426,8 @@ def main():
                         help="folders; for example out/tiny/ir, or: merge tiny out/tiny/ir merged")
     match parser.parse_args().words:
         case ["merge", base, adapter, out]:
-            print(f"{out}: {base} with {export(base, adapter, out)} layers changed by {adapter}")
+            changed = export(base, adapter, out)
+            print(printable(f"{out}: {base} with {changed} layers changed by {adapter}"))
         case [folder] if folder != "merge":
             show(folder)
         case _:

@@ -2,40 +2,26 @@
 
     python model.py tiny        how a folder's tokenizer splits a sentence, and its template
 
-What tiktoken does: it splits a text into words by a regular expression and encodes each word by
-byte-pair encoding (arXiv 1508.07909): of all neighbours that make a token, join the two whose token
-has the lowest rank, again and again. (A word that is itself a token is looked up at once.) With the
-ranks a 0, b 1, ab 2, aab 3, aba 4 the word "aaba" is a|a|b|a, then a|ab|a, then aab|a: ranks 3, 0.
-
-There are two kinds of file to bring into that form. For each, a function returns
-    normalize    what happens to a text before it is split
+A text is cut at the file's added tokens, normalized, and split into words by regular expressions;
+byte-pair encoding (support/bpe.py) makes tokens of each word. There are two kinds of file. For
+each, a function returns
+    normalize    what happens to a text before it is split, and to the added tokens it may hold
+    prepare      what happens then to a part between added tokens: prepare(part, stands first)
     patterns     regular expressions that split it, one after the other (not as if joined by |)
-    ranks        {bytes: rank}, for tiktoken
-    ids          {rank: the token ids it stands for}
+    encode_word  a word -> its token ids
     token_bytes  {token id: its bytes}
 """
+import re
 import unicodedata
+from functools import lru_cache
 from pathlib import Path
 
-import regex  # tiktoken's own regular expressions: it is installed with tiktoken
-import tiktoken
+import regex
 
 from model import read_config, read_json
-
-
-def split(pattern, text):
-    """What matches and what lies between, in order: by "[0-9]", "a12" is ['a', '1', '2']."""
-    parts, end = [], 0
-    for match in pattern.finditer(text):
-        parts += text[end:match.start()], match.group()
-        end = match.end()
-    return [part for part in (*parts, text[end:]) if part]
-
-
-def read_merges(bpe):
-    """[(left, right)]: files write a merge as "left right" or as a pair."""
-    return [tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in bpe["merges"]]
-
+from support.bpe import AddedTokens, by_tiktoken, join, known
+from support.checks import check_tokenizer, naming
+from support.patterns import compile_split, split
 
 # --------------------------------------------------------------------------------------------------
 # Byte-level files: LLaMA-3, Qwen, DeepSeek, SmolLM2, tiny. Tokens are strings of bytes.
@@ -45,10 +31,10 @@ GPT2_SPLIT = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\
 # The tokenizers library, whose ids these must be, composes characters (NFC) by the tables of
 # Unicode 9. Marks that came later it leaves where they stand, while Python, whose tables are newer,
 # would put them in another order. These are their places; texts are composed between them.
-NEWER = regex.compile(
-    "[\u07fd\u0890-\u08d3\u09fe\u0c3c\u0d3b\u0d3c\u0eba\u1715\u1abf-\u1aff\u1df6-\u1dfa\ua82c"
+NEWER = re.compile(
+    "([\u07fd\u0890-\u08d3\u09fe\u0c3c\u0d3b\u0d3c\u0eba\u1715\u1abf-\u1aff\u1df6-\u1dfa\ua82c"
     "\U00010d00-\U00010fff\U00011070\U0001133b\U00011380-\U000113ff\U0001145e\U00011800-\U00011aff"
-    "\U00011d00-\U00011fff\U00016100-\U0001613f\U00016d40-\U00016fff\U0001e030-\U0001e7ff]")
+    "\U00011d00-\U00011fff\U00016100-\U0001613f\U00016d40-\U00016fff\U0001e030-\U0001e7ff])")
 
 
 def byte_alphabet():
@@ -61,8 +47,7 @@ def byte_alphabet():
 
 def compose(text):
     """The text in NFC: e and a combining acute accent become é."""
-    parts = [text] if text.isascii() else split(NEWER, text)
-    return "".join(unicodedata.normalize("NFC", part) for part in parts)
+    return "".join(unicodedata.normalize("NFC", part) for part in NEWER.split(text))
 
 
 def byte_level_patterns(spec):
@@ -87,44 +72,36 @@ def byte_level_patterns(spec):
     return patterns
 
 
-def byte_level(spec):
-    """(normalize, patterns, ranks, ids, token_bytes) of a byte-level file."""
+def byte_level(spec, merges):
+    """(normalize, prepare, patterns, encode_word, token_bytes) of a byte-level file."""
     normalizer = spec.get("normalizer") or {"type": "Sequence", "normalizers": []}
-    kinds = [step["type"] for step in normalizer.get("normalizers", [normalizer])]
+    kinds = [step.get("type") for step in normalizer.get("normalizers", [normalizer])]
     if kinds not in ([], ["NFC"]):
         raise ValueError(f"its normalizer is {kinds}")
     patterns = byte_level_patterns(spec)
-
     bpe, alphabet = spec["model"], byte_alphabet()
-    added = {t["content"]: t for t in spec.get("added_tokens", [])}
-    vocab = {token: i for token, i in bpe["vocab"].items() if token not in added}
-    try:
-        token_bytes = {i: bytes(alphabet[c] for c in token) for token, i in vocab.items()}
-    except KeyError as character:
-        raise ValueError(f"its vocabulary holds the character {character}, "
-                         "which stands for no byte") from None
+    vocab, character = bpe["vocab"], {b: c for c, b in alphabet.items()}
+    strange = {token for token in vocab if not alphabet.keys() >= set(token)}
+    for token in strange - {t["content"] for t in spec.get("added_tokens") or ()}:
+        raise ValueError(f"its vocabulary holds the character "
+                         f"{min(set(token) - alphabet.keys())!r}, which stands for no byte")
+    raw_of = {token: bytes(map(alphabet.get, token)) for token in vocab if token not in strange}
+    unk = bpe.get("unk_token") if any(c not in vocab for c in alphabet) else None
+    if unk is not None and unk not in vocab:
+        raise ValueError(f"its vocabulary lacks the unk_token {unk!r}")
+    merge = by_tiktoken(merges, vocab, raw_of) if unk is None else None
 
-    # A token's rank is its id, so the merges must be in the order of ids. (A file with
-    # ignore_merges, LLaMA-3's, lists every pair that makes a token, which tiktoken joins anyway.)
-    ranks, ids = {token: i for i, token in token_bytes.items()}, {i: (i,) for i in token_bytes}
-    if not bpe.get("ignore_merges"):
-        merged = [bpe["vocab"].get(left + right, -1) for left, right in read_merges(bpe)]
-        if merged != sorted(set(merged)):
-            raise ValueError("its merges are not in the order of their ids")
+    def encode_word(word):
+        raw = word.encode(errors="replace")
+        symbols = list(map(character.get, raw))
+        if bpe.get("ignore_merges") and (word := "".join(symbols)) in vocab:
+            return [vocab[word]]
+        if merge:
+            return merge(raw)
+        return [vocab[token] for token in join(known(symbols, bpe), merges)]
 
-    # tiktoken needs all 256 bytes, and some files lack a few that no text should hold (SmolLM2's:
-    # 21). Those stand for no token.
-    missing = [bytes([b]) for b in range(256) if bytes([b]) not in ranks]
-    for rank, raw in enumerate(missing, max(ids) + 1):
-        ranks[raw], ids[rank] = rank, ()
-    # DeepSeekMath has single letters such as ö among its added tokens. Those are no commands but
-    # text, split off before all else.
-    letters = [c for c, t in added.items() if len(c) == 1 and not t.get("special")]
-    for c in letters:
-        ids[ranks.setdefault(c.encode(), max(ids) + 1)] = (added[c]["id"],)
-    if letters:
-        patterns.insert(0, "|".join(map(regex.escape, letters)))
-    return compose if kinds else str, patterns, ranks, ids, token_bytes
+    token_bytes = {vocab[token]: raw for token, raw in raw_of.items()}
+    return compose if kinds else str, lambda part, first: part, patterns, encode_word, token_bytes
 
 
 # --------------------------------------------------------------------------------------------------
@@ -132,82 +109,56 @@ def byte_level(spec):
 # space; characters without a token are spelt in bytes, <0x00> to <0xFF>.
 
 
-def sentencepiece_normalize(spec):
-    """The function that puts a space before a text, as the file's normalizer or pre-tokenizer."""
+def sentencepiece_spaces(spec):
+    """(normalize, prepare): which of them makes U+2581 of spaces and puts one before a text."""
     normalizer, pre_tokenizer = spec.get("normalizer") or {}, spec.get("pre_tokenizer") or {}
     llama2 = {"type": "Sequence", "normalizers": [
         {"type": "Prepend", "prepend": "\u2581"},
         {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}]}
     metaspace = {"type": "Metaspace", "replacement": "\u2581", "split": False}
-    mistral = [metaspace | {"prepend_scheme": scheme} for scheme in ("first", "always")]
+    schemes = [metaspace | {"prepend_scheme": scheme} for scheme in ("first", "always")]
+
+    def normalize(text):  # LLaMA-2: a space before any text
+        return "\u2581" + text.replace(" ", "\u2581") if text else ""
+
+    def prepare(text, first):  # Mistral v0.1, as its file is today: before a text that has none
+        text = text.replace(" ", "\u2581")
+        bare = text[0] != "\u2581" and (first or pre_tokenizer["prepend_scheme"] == "always")
+        return "\u2581" * bare + text
+
     if normalizer == llama2 and not pre_tokenizer:
-        always = True  # LLaMA-2: a space before any text
-    elif not normalizer and pre_tokenizer in mistral:
-        always = False  # Mistral v0.1, as its file is today: before a text that has none there
-    else:
-        raise ValueError(f"its normalizer is {normalizer.get('type')} "
-                         f"and its pre-tokenizer {pre_tokenizer.get('type')}")
-
-    def normalize(text):
-        text = text.replace("\u2581", " ")  # the file cannot tell them apart either
-        return f" {text}" if text and (always or text[0] != " ") else text
-    return normalize
+        return normalize, lambda part, first: part
+    if not normalizer and pre_tokenizer in schemes:
+        return str, prepare
+    raise ValueError(f"its normalizer is {normalizer.get('type')} "
+                     f"and its pre-tokenizer {pre_tokenizer.get('type')}")
 
 
-def merged_tokens(bpe, tokens):
-    """The tokens that the file's merges make, in their order; tokens is {token: id}. As tiktoken
-    joins any two neighbours that make a token, the file must list all pairs that do, one token
-    after the other: else ValueError."""
-    merges = [tuple(half.replace("\u2581", " ") for half in pair) for pair in read_merges(bpe)]
-    merged = list(dict.fromkeys(map("".join, merges)))
-    pairs = []
-    for token in merged:
-        if token not in tokens:
-            raise ValueError(f"its merges make {token!r}, which its vocabulary lacks")
-        halves = [(token[:k], token[k:]) for k in range(1, len(token))]
-        pairs += [(left, right) for left, right in halves if left in tokens and right in tokens]
-    if set(pairs) != set(merges) or [*map("".join, merges)] != [*map("".join, pairs)]:
-        raise ValueError("its merges are not all the pairs that make a token, "
-                         "one token after the other")
-    return merged
+def sentencepiece(spec, merges):
+    """(normalize, prepare, patterns, encode_word, token_bytes) of a file of SentencePiece's
+    kind."""
+    normalize, prepare = sentencepiece_spaces(spec)
+    bpe = spec["model"]
+    vocab, whole = bpe["vocab"], bpe.get("ignore_merges")
+    spelt = [f"<0x{b:02X}>" for b in range(256)]
+    if lost := [name for name in spelt if name not in vocab]:
+        raise ValueError(f"its vocabulary lacks the byte {lost[0]}")
 
+    def encode_word(word):
+        if whole and word in vocab:
+            return [vocab[word]]
+        symbols = []
+        for c in word:
+            symbols += [c] if c in vocab else [spelt[b] for b in c.encode(errors="replace")]
+        return [vocab[token] for token in join(symbols, merges)]
 
-def sentencepiece(spec):
-    """(normalize, patterns, ranks, ids, token_bytes) of a file of SentencePiece's kind."""
-    normalize, bpe = sentencepiece_normalize(spec), spec["model"]
-    tokens = {token.replace("\u2581", " "): i for token, i in bpe["vocab"].items()}
-    for t in spec.get("added_tokens", []):
-        tokens.pop(t["content"], None)
-    try:
-        byte_ids = [tokens.pop(f"<0x{b:02X}>") for b in range(256)]
-    except KeyError as name:
-        raise ValueError(f"its vocabulary lacks the byte {name}") from None
-    ranks, ids = {}, {}
-
-    def add(raw, *stands_for):
-        ids[ranks.setdefault(raw, len(ranks))] = stands_for
-
-    # The file merges characters, tiktoken bytes: these must become characters before anything else.
-    # So the lowest ranks are for single bytes, then each character's first two and three bytes and
-    # the whole. Of an unknown character, such a beginning may be left over.
-    for b in range(256):
-        add(bytes([b]), byte_ids[b])
-    for token, i in tokens.items():
-        if len(token) == 1:
-            raw = token.encode()
-            for n in range(2, len(raw)):
-                add(raw[:n], *(byte_ids[b] for b in raw[:n]))
-            add(raw, i)
-    # Then what the merges make, in their order, which is not that of the ids: by these, 454 of
-    # 3,638 problems would be split differently.
-    for token in merged_tokens(bpe, tokens):
-        add(token.encode(), tokens[token])
-    token_bytes = {i: token.encode() for token, i in tokens.items()}
-    token_bytes |= {i: bytes([b]) for b, i in enumerate(byte_ids)}
-    # The file splits nothing. But where no token goes on with a space after something else, a split
-    # before spaces changes nothing either, and words are looked up whole: four times as fast.
-    words = not any(" " in token.lstrip(" ") for token in tokens)
-    return normalize, [r" +[^ ]*|[^ ]+" if words else r"[\s\S]+"], ranks, ids, token_bytes
+    token_bytes = {i: token.replace("\u2581", " ").encode() for token, i in vocab.items()}
+    token_bytes |= {vocab[name]: bytes([b]) for b, name in enumerate(spelt)}
+    # The file splits nothing. But where no merge goes on with a space after something else, a split
+    # before spaces changes nothing either, and the words of a text come again.
+    words = not whole and not any("\u2581" in (a + b).lstrip("\u2581") for a, b in merges)
+    pattern = "\u2581+[^\u2581]*|[^\u2581]+" if words else r"[\s\S]+"
+    return normalize, prepare, [pattern], encode_word, token_bytes
 
 
 # --------------------------------------------------------------------------------------------------
@@ -237,19 +188,34 @@ TEMPLATES = {
 SPECIAL = r"(<\|\w+\|>|</?s>|<｜[^｜]+｜>)"  # what is a special token in this table
 
 
+def added_ids(spec):
+    """{content: id} of the added tokens. The library counts them, whatever id the file says: one
+    that stands in the vocabulary has its id there, the others follow the vocabulary."""
+    vocab, ids = spec["model"]["vocab"], {}
+    following, taken = len(vocab), set(vocab.values())
+    for content in (t["content"] for t in spec.get("added_tokens") or ()):
+        ids[content] = vocab.get(content, following)
+        if content not in vocab and following in taken:
+            raise ValueError(f"the ids of its vocabulary have gaps: its added token {content!r} "
+                             f"would be {following}, which is taken")
+        following = max(following, ids[content] + 1)
+    return ids
+
+
 def read_tokenizer(spec):
-    """(normalize, patterns, ranks, ids, token_bytes) of either kind; ValueError for others."""
-    bpe = spec.get("model") or {}
+    """(normalize, prepare, patterns, encode_word, token_bytes) of either kind; ValueError for
+    others."""
+    bpe = spec["model"]
     affixes = [bpe.get(key) for key in ("continuing_subword_prefix", "end_of_word_suffix")]
-    if bpe.get("type") != "BPE" or any(affixes):
-        raise ValueError(f"its model is {bpe.get('type')}")
-    if not isinstance(bpe.get("vocab"), dict) or not isinstance(bpe.get("merges"), list):
-        raise ValueError("it has no vocab or no merges")
-    return sentencepiece(spec) if bpe.get("byte_fallback") else byte_level(spec)
+    if bpe.get("type", "BPE") != "BPE" or any(affixes):
+        raise ValueError(f"its model is {bpe.get('type')}" + " with affixes" * any(affixes))
+    merges = (m.split(" ") if isinstance(m, str) else m for m in bpe["merges"])
+    merges = {tuple(pair): rank for rank, pair in enumerate(merges)}
+    return (sentencepiece if bpe.get("byte_fallback") else byte_level)(spec, merges)
 
 
 class Tokenizer:
-    """The BPE of folder/tokenizer.json, run by tiktoken, and the template of its base.
+    """The BPE of folder/tokenizer.json, and the template of its base.
 
     >>> tokenizer.decode(tokenizer.encode("48/2 = 24"))
     '48/2 = 24'
@@ -259,28 +225,37 @@ class Tokenizer:
     """
 
     def __init__(self, folder, template=None):
-        path = Path(folder) / "tokenizer.json"
-        if not path.is_file():
+        self.path = Path(folder) / "tokenizer.json"
+        if not self.path.is_file():
             raise ValueError(f"{folder} has no tokenizer.json; other tokenizer files are not read.")
-        spec = read_json(path)
-        try:
-            self.normalize, patterns, ranks, self.ids, token_bytes = read_tokenizer(spec)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}; only BPE tokenizers that are byte-level "
-                             "or fall back to bytes are read.") from None
+        spec = read_json(self.path)
+        check_tokenizer(self.path, spec)
+        added = spec.get("added_tokens") or []
+        with naming(self.path, "; only BPE tokenizers that are byte-level or fall back to bytes "
+                               "are read."):
+            self.normalize, self.prepare, patterns, encode_word, token_bytes = read_tokenizer(spec)
+        with naming(self.path):
+            self.patterns = [compile_split(pattern) for pattern in patterns]
+            self.special = added_ids(spec)
+        self.encode_word = lru_cache(1 << 16)(encode_word)  # most words come again and again
         self.leading_space = bool(spec["model"].get("byte_fallback"))
-        self.special = {t["content"]: t["id"] for t in spec.get("added_tokens", [])}
         self.token_bytes = token_bytes | {i: t.encode() for t, i in self.special.items()}
-        self.missing_bytes = bytes(b for b in range(256) if not self.ids[ranks[bytes([b])]])
 
-        # tiktoken gets the last pattern. It drops what that does not match (digits, say, that an
-        # earlier pattern split off): so the pattern must match gaps too.
-        *first, last = patterns
-        self.first, self.last = [regex.compile(p) for p in first], regex.compile(last)
-        pattern = rf"{last}|(?:(?!{last})[\s\S])+"
-        self.encoding = tiktoken.Encoding(
-            path.parent.name, pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
-        self.set_template(template, path, read_config(folder))
+        # some are looked for in the text as it stands; others when it is normalized, as they are
+        raw, normalized = {}, {}
+        for t in added:
+            as_text = t.get("normalized", not t.get("special"))
+            content = self.normalize(t["content"]) if as_text else t["content"]
+            (normalized if as_text else raw)[content] = t, self.special[t["content"]]
+        self.raw, self.normalized = AddedTokens(raw), AddedTokens(normalized)
+        config = read_config(folder)
+        self.set_template(template, self.path, config)
+
+        # a special token beyond the model's vocabulary, for padding, say, is never asked for
+        never = {self.special[t["content"]] for t in added if t.get("special")} - set(self.eos_ids)
+        if (last := max(self.token_bytes.keys() - never)) >= config.vocab_size:
+            raise ValueError(f"{self.path} has the id {last}, config.json a vocab_size of "
+                             f"{config.vocab_size}; they do not belong together.")
 
     def set_template(self, name, path, config):
         """Choose the template of this name, or the one that the folder is known by."""
@@ -305,21 +280,21 @@ class Tokenizer:
     def encode(self, text):
         """Text -> ids. A special token spelt out in the text is ordinary text: only a template may
         place the real one."""
-        words = [self.normalize(text)]
-        for pattern in self.first:
-            words = [part for word in words for part in split(pattern, word)]
-        return [i for word in words for rank in self.merge(word) for i in self.ids[rank]]
-
-    def merge(self, text):
-        """Text -> ranks. Bytes without a token vanish first: what stands around them may join."""
-        raw = text.encode(errors="replace") if self.missing_bytes else b""
-        if raw == raw.translate(None, self.missing_bytes):
-            return self.encoding.encode_ordinary(text)
-        ranks = []
-        for word in split(self.last, text):
-            if raw := word.encode(errors="replace").translate(None, self.missing_bytes):
-                ranks += self.encoding._encode_single_piece(raw)  # of b"" it would crash
-        return ranks
+        parts = []
+        for part, i in self.raw.split(text):
+            parts += [(part, i)] if i is not None else self.normalized.split(self.normalize(part))
+        ids = []
+        for k, (part, i) in enumerate(parts):
+            if i is not None:
+                ids.append(i)
+                continue
+            words = [self.prepare(part, k == 0)]
+            with naming(self.path):
+                for pattern in self.patterns:
+                    words = split(pattern, words)
+            for word in words:
+                ids += self.encode_word(word)
+        return ids
 
     def decode(self, ids):
         """Ids -> text. Bytes that are not UTF-8, as a truncated text may end in, become U+FFFD; ids

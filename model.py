@@ -364,7 +364,7 @@ def read_safetensors(path):
         return tensors
     # whatever a header of another form runs into
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
-        raise ValueError(f"{path} is not a safetensors file: {error}; "
+        raise ValueError(f"{path} is not a safetensors file: {str(error)[:300]}; "
                          "fetch or write it again.") from None
     # end of model-6
 

@@ -20,7 +20,7 @@ import regex
 
 from model import read_config, read_json
 from support.bpe import AddedTokens, by_tiktoken, join, known
-from support.checks import check_tokenizer, naming
+from support.checks import check_tokenizer, naming, shown
 from support.patterns import compile_split, split
 
 # --------------------------------------------------------------------------------------------------
@@ -66,7 +66,7 @@ def byte_level_patterns(spec):
             if step.get("use_regex", True):
                 patterns.append(GPT2_SPLIT)
         else:
-            raise ValueError(f"its pre-tokenizer is {kind}")
+            raise ValueError(f"its pre-tokenizer is {shown(kind)}")
     if not on_bytes or not patterns:
         raise ValueError("its pre-tokenizer is not byte-level")
     return patterns
@@ -77,7 +77,7 @@ def byte_level(spec, merges):
     normalizer = spec.get("normalizer") or {"type": "Sequence", "normalizers": []}
     kinds = [step.get("type") for step in normalizer.get("normalizers", [normalizer])]
     if kinds not in ([], ["NFC"]):
-        raise ValueError(f"its normalizer is {kinds}")
+        raise ValueError(f"its normalizer is {shown(kinds)}")
     patterns = byte_level_patterns(spec)
     bpe, alphabet = spec["model"], byte_alphabet()
     vocab, character = bpe["vocab"], {b: c for c, b in alphabet.items()}
@@ -130,8 +130,8 @@ def sentencepiece_spaces(spec):
         return normalize, lambda part, first: part
     if not normalizer and pre_tokenizer in schemes:
         return str, prepare
-    raise ValueError(f"its normalizer is {normalizer.get('type')} "
-                     f"and its pre-tokenizer {pre_tokenizer.get('type')}")
+    raise ValueError(f"its normalizer is {shown(normalizer.get('type'))} "
+                     f"and its pre-tokenizer {shown(pre_tokenizer.get('type'))}")
 
 
 def sentencepiece(spec, merges):
@@ -208,7 +208,7 @@ def read_tokenizer(spec):
     bpe = spec["model"]
     affixes = [bpe.get(key) for key in ("continuing_subword_prefix", "end_of_word_suffix")]
     if bpe.get("type", "BPE") != "BPE" or any(affixes):
-        raise ValueError(f"its model is {bpe.get('type')}" + " with affixes" * any(affixes))
+        raise ValueError(f"its model is {shown(bpe.get('type'))}" + " with affixes" * any(affixes))
     merges = (m.split(" ") if isinstance(m, str) else m for m in bpe["merges"])
     merges = {tuple(pair): rank for rank, pair in enumerate(merges)}
     return (sentencepiece if bpe.get("byte_fallback") else byte_level)(spec, merges)

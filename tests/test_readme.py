@@ -484,8 +484,10 @@ tiny/world.py
 support/distributed.py
 support/cli.py
 support/files.py
+support/patterns.py
 support/checks.py
 model.py
+support/bpe.py
 support/tokenizer.py
 support/plots.py
 lora.py
@@ -506,7 +508,8 @@ tiny/pretrain.py
 WORKSHOP = {"lorid.py": ({"support.answers"}, set()),
             "model.py": ({"support.checks", "support.cli", "support.distributed", "support.files"},
                          {"support.tokenizer"}),
-            "lora.py": ({"support.checks", "support.cli", "support.files"}, set()),
+            "lora.py": ({"support.checks", "support.cli", "support.files", "support.patterns"},
+                        set()),
             "data.py": ({"support.augment", "support.cli", "support.files", "support.replies",
                           "support.sets", "tiny.world"}, {"support.tokenizer"}),
             "train.py": ({"support.checkpoint", "support.cli", "support.distributed",

@@ -347,6 +347,77 @@ def test_letters_among_the_added_tokens_are_text(tmp_path):
     assert ours.decode(ours.encode("Möbius, ü")) == "Möbius, ü"
 
 
+def added(content, i, **changes):
+    return dict(FLAGS, id=i, content=content, normalized=True, special=False) | changes
+
+
+ADDED = {
+    "in the vocabulary": [added("the", 0, id=266), added("th", 265)],
+    "in it with another id": [added("the", 999), added("t", 5)],
+    "new": [added("<fact>", 269), added("<fact>x", 270, normalized=False), added("é 1", 271)],
+    "new with another id": [added("<fact>", 5000), added("<x>", 7)],
+    "special": [added("<s>", 269, special=True, normalized=False),
+                added("the", 999, special=True), added("s>t", 270, normalized=False)],
+    "spaces beside": [added("<fact>", 269, lstrip=True), added("<x>", 270, rstrip=True),
+                      added("12", 271, lstrip=True, rstrip=True, normalized=False)],
+    "single words": [added("the", 999, single_word=True), added("12", 269, single_word=True)],
+    "decomposed": [added("e\u0301", 269), added("A\u030a", 270, normalized=False)]}
+
+
+@pytest.mark.parametrize("kind", ["byte-level", "NFC", "llama2", "first", "always"])
+@pytest.mark.parametrize("name", ADDED)
+def test_added_tokens_are_found_as_in_the_library(tmp_path, name, kind):
+    """Special ones stay text, for which the library has an option."""
+    if kind in ("byte-level", "NFC"):
+        spec = small_byte_level(SPLIT, BYTE_LEVEL, normalizer=NFC if kind == "NFC" else None)
+    else:
+        spec = small_sentencepiece(("a", "b"), ("\u2581a", "b"), ("\u2581", "ab"))
+        if kind != "llama2":
+            spec |= dict(normalizer=None, pre_tokenizer=metaspace(kind))
+    ours, theirs = load_both(tmp_path, spec | {"added_tokens": ADDED[name]}, template="plain")
+    theirs.encode_special_tokens = True
+    rng = random.Random(0)
+    parts = ["the", "th", "<fact>", "<x>", "<s>", "12", "é 1", "e\u0301", "A\u030a", "Å", " ", "  ",
+             "\n", "\u00a0", "a", "x", "t", ".", "_", "ab"]
+    for _ in range(600):
+        text = "".join(rng.choices(parts, k=rng.randint(1, 8)))
+        ids = theirs.encode(text, add_special_tokens=False).ids
+        assert ours.encode(text) == ids, (text, ids, ours.encode(text))
+
+
+@pytest.mark.slow
+def test_added_tokens_in_real_files_are_found_as_in_the_library(both, tokenizer_json, tmp_path):
+    name, _, _ = both
+    spec = read_spec(tokenizer_json, name)
+    word = next(t for t in ("number", "many") if t in spec["model"]["vocab"])
+    spec["added_tokens"] += [added(word, spec["model"]["vocab"][word]), added("<fact>", 10**6),
+                             added("<rule>", 10**6 + 1, lstrip=True, normalized=False)]
+    ours, theirs = load_both(tmp_path, spec, *FILES[name][:2])
+    theirs.encode_special_tokens = True
+    for text in (f"take <fact> now, a {word} of {word}s", " <rule> <rule>x<fact>", f"re{word}ed",
+                 "<|im_start|><s></s><fact>", *(f"{t} <fact> {t}" for t in random_texts(500))):
+        assert ours.encode(text) == theirs.encode(text, add_special_tokens=False).ids, repr(text)
+
+
+def test_merges_of_todays_converter_are_read(tmp_path):
+    """transformers sorts merges by score, then by length: tokens of one score come mixed."""
+    scores = {"\u2581" * n: 0.0 for n in (2, 3, 4, 8, 16)} | {"ab": -1.0, "\u2581a": -2.0}
+    spec = small_sentencepiece()
+    vocab = {t: i for t, i in spec["model"]["vocab"].items() if t != "\u2581a"}
+    vocab |= {token: len(vocab) + i for i, token in enumerate(scores)}
+    merges = []
+    for token, score in scores.items():
+        cuts = ((token[:k], token[k:]) for k in range(1, len(token)))
+        merges += [(score, len(a), len(b), a, b) for a, b in cuts if a in vocab and b in vocab]
+    merges.sort(key=lambda merge: merge[:3], reverse=True)
+    spec["model"] |= {"vocab": vocab, "merges": [list(merge[3:]) for merge in merges]}
+    ours, theirs = load_both(tmp_path, spec)
+    rng = random.Random(0)
+    texts = ["".join(rng.choices(["a", "b", " ", "  ", " " * 7], k=rng.randint(1, 20)))
+             for _ in range(500)]
+    assert agree(ours, theirs, [" " * n for n in range(40)] + texts)
+
+
 def metaspace(scheme, split=False):
     return {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": scheme, "split": split}
 

@@ -219,6 +219,23 @@ def check_trained(where, A, B):
                          "longer or with a higher --lr.")
 
 
+# What a model folder consists of beside its weights.
+COPIED = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
+          "tokenizer.model", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+          "merges.txt", "chat_template.jinja", "chat_template.json")
+
+
+def check_links(base):
+    """Refuse a link that leads out of a model folder: to merge is to copy, and what it leads to is
+    not the model's. In the hub's cache, links lead from snapshots/REVISION to blobs beside it."""
+    home = base.resolve()
+    home = home.parents[1] if home.parent.name == "snapshots" else home
+    for file in base.iterdir():
+        used = file.name in COPIED or ".safetensors" in file.suffixes
+        if used and home not in file.resolve().parents:
+            raise ValueError(f"{file} is a link out of {base}; put the file itself there.")
+
+
 # --------------------------------------------------------------------------------------------------
 # tokenizer.json: whether each value that is read is of its type. Which kinds of tokenizer there are
 # is for support/tokenizer.py to say.

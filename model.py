@@ -301,7 +301,7 @@ def read_config(folder):
         head_dim=c.get("head_dim") or c["hidden_size"] // H,
         rms_norm_eps=c.get("rms_norm_eps") or 1e-6,
         # Newer transformers write it in rope_parameters, with the scaling
-        rope_theta=rope.get("rope_theta") or c.get("rope_theta") or 10000.0,
+        rope_theta=float(rope.get("rope_theta") or c.get("rope_theta") or 10000.0),
         max_position_embeddings=c.get("max_position_embeddings") or 2048,
         tie_word_embeddings=bool(c.get("tie_word_embeddings")),
         qkv_bias=family == "qwen2" or bias, o_bias=bias, rope_scaling=rope if scaled else None,

@@ -73,7 +73,7 @@ SIZES = {"hidden_size": (1, 10**6), "num_attention_heads": (1, 10**5),
          "sliding_window": (1, 10**8), "max_window_layers": (0, 10**4)}
 LLAMA3 = {"factor": (1e-3, 1e6), "low_freq_factor": (1e-3, 1e6), "high_freq_factor": (1e-3, 1e6),
           "original_max_position_embeddings": (1, 1e8)}
-THETA = {"rope_theta": (1e-3, 1e30)}
+THETA = {"rope_theta": (1e-3, 1e12)}
 ATTENTION = ("full_attention", "sliding_attention")
 
 

@@ -531,7 +531,8 @@ def imports(script):
             assert node.level == 0, f"{script} imports relatively"
             within = [f"{node.module}.{alias.name}" for alias in node.names]
             submodules = [name for name in within if name in names]  # from tiny import world
-            found.extend((name, function) for name in submodules or [node.module])
+            if node.module != "support" or submodules:
+                found.extend((name, function) for name in submodules or [node.module])
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             function = function or node.name
         for child in ast.iter_child_nodes(node):
@@ -580,7 +581,7 @@ def test_model_and_lora_know_nothing_of_the_engine(script):
 
 
 # of the core together: 2,362 before training could resume, and 12% for that
-LIMITS = {"lorid.py": 295, "model.py": 550, "lora.py": 430, "data.py": 480, "train.py": 385,
+LIMITS = {"lorid.py": 295, "model.py": 550, "lora.py": 430, "data.py": 480, "train.py": 390,
           "infer.py": 445, "support/engine.py": 475, "support/tokenizer.py": 390,
           "support/answers.py": 380}
 

@@ -30,6 +30,7 @@ from support.files import atomic_write, check_outputs
 from support.fused import fuse, pack
 from support.journal import open_journal
 from support.plots import check_plot, plot_study
+from support.terminal import AGREED, Show
 from support.tokenizer import TEMPLATES, Tokenizer
 
 # --------------------------------------------------------------------------------------------------
@@ -254,14 +255,13 @@ def check_question(text, engine):
                          f"{engine.limit} positions; shorten it, or lower --max-new-tokens.")
 
 
-def aloud(conversation):
-    """The same conversation, each round printed as soon as it is over."""
+def aloud(conversation, heard):
+    """The same conversation; heard(texts) is told all texts so far whenever there are new ones."""
     requests, texts = next(conversation), []
     while True:
         replies = yield requests
         texts += replies
-        if len(texts) % 3 == 0:  # a round of a vote is three texts
-            print(lorid.transcript(len(texts) // 3, lorid.Round(*texts[-3:])), flush=True)
+        heard(texts)
         try:
             requests = conversation.send(replies)
         except StopIteration as end:
@@ -270,18 +270,20 @@ def aloud(conversation):
 
 def ask(engine, question, rounds):
     check_question(question, engine)
-    [outcome] = engine.run([aloud(lorid.vote(question, rounds))])
+    show = Show(engine)  # writes the texts while they come
+    [outcome] = engine.run([aloud(lorid.vote(question, rounds), show.heard)])
     verdict, n = outcome.verdict, len(outcome.verdict.rounds)
     if verdict.agreed:
-        print(f"Both systems have said {verdict.answer} after {n} round{'s' * (n > 1)}. "
-              f"Answer: {verdict.answer}")
+        show.write(f"Both systems have said {verdict.answer} after {n} round{'s' * (n > 1)}. "
+                   f"Answer: {verdict.answer}\n", AGREED)
     elif verdict.answer is not None:
-        print(f"No agreement in {n} round{'s' * (n > 1)}; most often given: {verdict.answer}")
+        show.write(f"No agreement in {n} round{'s' * (n > 1)}; most often given: "
+                   f"{verdict.answer}\n")
     else:
-        print(f"No agreement, and no answer at all in {n} round{'s' * (n > 1)}.")
+        show.write(f"No agreement, and no answer at all in {n} round{'s' * (n > 1)}.\n")
     if any(outcome.truncated):
-        print(f"{sum(outcome.truncated)} of the {len(outcome.truncated)} texts were cut short at "
-              f"{engine.max_new_tokens} tokens; --max-new-tokens gives them more room.")
+        show.write(f"{sum(outcome.truncated)} of the {len(outcome.truncated)} texts were cut short "
+                   f"at {engine.max_new_tokens} tokens; --max-new-tokens gives them more room.\n")
 
 
 # --------------------------------------------------------------------------------------------------

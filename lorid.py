@@ -251,13 +251,22 @@ def same_answer(a, b):
 # -------------------------------------------------------------------------------------------------
 # A vote to read
 
+def paragraph(role, text):
+    """A role's text, for a reader."""
+    lines = [f"  {ROLES[role].title}:"] + [f"    {line}" for line in text.splitlines()]
+    return "\n".join(lines)
+
+
+def statements(texts):
+    """What the two systems state in a Round, for a reader."""
+    first, second = (extract_answer(text) or "nothing" for text in (texts.intuitive, texts.deep))
+    return f"  System 1 says {first}, System 2 says {second}."
+
+
 def transcript(t, texts):
     """Round number t of a vote, a Round of three texts, for a reader."""
-    lines = [f"Round {t}"]
-    for role, text in zip(ROLES.values(), texts, strict=True):
-        lines += [f"  {role.title}:"] + [f"    {line}" for line in text.splitlines()]
-    first, second = (extract_answer(text) or "nothing" for text in (texts.intuitive, texts.deep))
-    return "\n".join(lines + [f"  System 1 says {first}, System 2 says {second}."])
+    paragraphs = [paragraph(role, text) for role, text in zip(ROLES, texts, strict=True)]
+    return "\n".join([f"Round {t}", *paragraphs, statements(texts)])
 
 
 def main():

@@ -270,6 +270,7 @@ class Engine:
     def __init__(self, model, tokenizer, draw, slots=64, max_new_tokens=256, seed=0, drafts=True):
         self.model, self.tokenizer, self.draw, self.slots = model, tokenizer, draw, slots
         self.max_new_tokens, self.seed, self.with_drafts = max_new_tokens, seed, drafts
+        self.watch = lambda sequence, over: None  # told of each that has grown
         self.limit = model.config.max_position_embeddings
         self.cache = KVCache(model.config, slots, model.dtype, model.device)
         self.rank, self.world_size = get_rank(), get_world_size()
@@ -459,7 +460,9 @@ class Engine:
         for slot in reversed(range(len(self.running))):  # what moves there has been looked at
             sequence = self.running[slot]
             ended = sequence.tokens[-1] in self.tokenizer.eos_ids
-            if ended or self.room(sequence) <= 0:
+            over = ended or self.room(sequence) <= 0
+            self.watch(sequence, over)
+            if over:
                 last = self.running.pop()
                 if last is not sequence:
                     self.running[slot] = last

@@ -403,12 +403,15 @@ def test_ask_shows_every_round(folder):
                                 "room.\n")
 
 
-@pytest.mark.parametrize("answers, end", [
-    ((5, 7, 7, 8), "Both systems have said 7 after 2 rounds. Answer: 7\n"),
-    ((5, 5), "Both systems have said 5 after 1 round. Answer: 5\n"),
-    ((5, 7, 9, 7), "No agreement in 2 rounds; most often given: 7\n")])
-def test_ask_ends_with_the_verdict(folder, capsys, answers, end):
-    """By scripted texts: each round's two answers, ir's and dr's."""
+@pytest.mark.parametrize("answers, so_far, end", [
+    ((5, 7, 7, 8), ["  So far: 7 (System 1 once, System 2 once), 5 (System 1 once), 8 (System 2 "
+                    "once)."], "Both systems have said 7 after 2 rounds. Answer: 7\n"),
+    ((5, 5), [], "Both systems have said 5 after 1 round. Answer: 5\n"),
+    ((5, 7, 9, 7), ["  So far: 7 (System 2 twice), 5 (System 1 once), 9 (System 1 once)."],
+     "No agreement in 2 rounds; most often given: 7\n")])
+def test_ask_ends_with_the_verdict(folder, capsys, answers, so_far, end):
+    """By scripted texts: each round's two answers, ir's and dr's. After the second round, the
+    ballots of both."""
     texts, rounds = {}, list(zip(answers[::2], answers[1::2], strict=True))
     texts["ir"], texts["dr"] = (
         iter([f"Because.\n--> {answer} END" for answer in system])
@@ -433,7 +436,7 @@ def test_ask_ends_with_the_verdict(folder, capsys, answers, end):
     told = [lorid.transcript(t, lorid.Round(f"Because.\n--> {a} END", "A rule.",
                                             f"Because.\n--> {b} END"))
             for t, (a, b) in enumerate(rounds, 1)]
-    assert printed == "\n".join([*told, end])
+    assert printed == "\n".join([*told, *so_far, end])
 
 
 def test_ask_samples_as_the_table_does(folder, monkeypatch):

@@ -19,6 +19,7 @@ import data
 import infer
 import lorid
 import train
+from support.terminal import tally
 from support.tokenizer import TEMPLATES
 from tiny import world
 
@@ -284,6 +285,7 @@ def test_the_conversation_is_a_vote(monkeypatch):
              re.findall(r"^  (?:Intui|Know|Deep)[\w ]+:\n((?:    .*\n)+)", block, re.M)]
     verdict = lorid.replay(lorid.vote(call[-1]), texts)
     told = [lorid.transcript(t, r) for t, r in enumerate(verdict.rounds, 1)]
+    told.append(f"  {tally(verdict.rounds)}")  # the ballots, from the second round on
     end = f"Both systems have said {verdict.answer} after 2 rounds. Answer: {verdict.answer}\n"
     assert "\n".join([*told, end]) == block and verdict.agreed == ["48"]
     assert f"it is {world.HOLDS['stickers']['crate']}," in README
@@ -501,6 +503,7 @@ train.py
 support/fused.py
 support/engine.py
 support/journal.py
+support/terminal.py
 infer.py
 tiny/pretrain.py
 """.split()
@@ -515,8 +518,8 @@ WORKSHOP = {"lorid.py": ({"support.answers"}, set()),
             "train.py": ({"support.checkpoint", "support.cli", "support.distributed",
                           "support.plots", "support.settings", "support.tokenizer"}, set()),
             "infer.py": ({"support.cli", "support.distributed", "support.engine", "support.files",
-                          "support.fused", "support.journal", "support.plots", "support.tokenizer"},
-                         set())}
+                          "support.fused", "support.journal", "support.plots", "support.terminal",
+                          "support.tokenizer"}, set())}
 
 
 def imports(script):

@@ -29,6 +29,7 @@ from support.engine import Engine, Outcome
 from support.files import atomic_write, check_outputs
 from support.fused import fuse, pack
 from support.journal import open_journal
+from support.page import write_page
 from support.plots import check_plot, plot_study
 from support.terminal import AGREED, Show
 from support.tokenizer import TEMPLATES, Tokenizer
@@ -190,7 +191,7 @@ def study(engine, rows, args):
     """What else could explain the result? The Deep Reasoner without knowledge and with the
     teacher's; as many texts as LoRID's, all from the Intuitive Reasoner; fewer rounds.
 
-    Returns (lines, curves): a curve is a list of lines, by rounds or by texts."""
+    Returns (lines, curves, the votes): a curve is a list of lines, by rounds or by texts."""
     def with_rules(row):
         return lorid.system2(row["question"], "\n".join(row["knowledge"]))
 
@@ -214,7 +215,7 @@ def study(engine, rows, args):
     lines.insert(1, mean_of_samples(rows, many, k))
     lines.append(by_text[-1])
     lines += [by_round[r - 1] for r in sorted({1, 2, 5, 10, 20, args.rounds}) if r <= args.rounds]
-    return lines, {"LoRID": by_round, "self-consistency": by_text}
+    return lines, {"LoRID": by_round, "self-consistency": by_text}, votes
 
 
 def table(lines):
@@ -367,15 +368,17 @@ def arguments():
     add("--json", metavar="FILE", type=path,
         help="write the table and its settings to this file, too; until then, FILE.journal keeps "
              "what is written, and the same command goes on from there")
+    add("--html", metavar="FILE", type=path,
+        help="write the votes to this file, a page for any browser")
     add("--plot", metavar="FILE", type=path,
         help="with --study: draw its curves there (needs matplotlib)")
     base_flags(add, TEMPLATES, PAPER)
     args = parse(parser, PAPER)
-    if args.ask is not None and (args.study or args.json or args.plot or args.data):
-        parser.error("--ask takes one question and no --data, --study, --json or --plot.")
+    if args.ask is not None and (args.study or args.json or args.html or args.plot or args.data):
+        parser.error("--ask takes one question and no --data, --study, --json, --html or --plot.")
     if args.plot and not args.study:
         parser.error("--plot draws what --study measures; give both.")
-    check_outputs({"--json": args.json, "--plot": args.plot}, [args.data])
+    check_outputs({"--json": args.json, "--html": args.html, "--plot": args.plot}, [args.data])
     if args.plot:
         check_plot(args.plot)
     return args
@@ -406,12 +409,18 @@ def main():
         raise ValueError(f"{lost[0]}: no \"answer\" to compare with.")
     engine = load(args)
     about, folders = settings(args, engine, rows), {"model": args.model, **adapters(args)}
+    told = ", ".join(f"{key.replace('_', '-')} {value}" for key, value in about.items())
     more = {"device": engine.model.device.type, "template": engine.tokenizer.template}
     with open_journal(args.json, about | more, rows, folders) as args.journal:
-        lines, curves = study(engine, rows, args) if args.study else (
-            [line for _, line in evaluate(engine, rows, args)], {})
+        if args.study:
+            lines, curves, votes = study(engine, rows, args)
+        else:
+            *_, (votes, _) = pairs = evaluate(engine, rows, args)
+            lines, curves = [line for _, line in pairs], {}
         if args.plot and not engine.rank:
             plot_study(curves, args.plot)
+        if args.html and not engine.rank:
+            write_page(args.html, table(lines), told, rows, votes, args.strict)
         if args.json and not engine.rank:
             result = {"about": about, "methods": lines, "curves": curves}
             atomic_write(args.json, [json.dumps(result).encode()])
@@ -419,7 +428,7 @@ def main():
     if unread := [f"{line['method']} {line['unread']}" for line in lines if line["unread"]]:
         print(f"Prompts longer than the model's {engine.limit} positions got no text and count as "
               f"truncated: {', '.join(unread)}.")
-    print(", ".join(f"{key.replace('_', '-')} {value}" for key, value in about.items()))
+    print(told)
 
 
 if __name__ == "__main__":

@@ -69,6 +69,9 @@ class Tty(io.StringIO):
         self.pieces.append(text)
         return super().write(text)
 
+    def flush(self):
+        self.on_the_screen = len(self.getvalue())
+
     def shows(self):
         return CODE.sub("", self.getvalue())
 
@@ -170,6 +173,7 @@ def test_texts_come_as_they_are_written():
             assert shown != wanted("ir", texts[0], "Round 1\n") + "\n"
             kinds.add("waits")
             return
+        assert out.on_the_screen == len(out.getvalue())
         decoder = codecs.getincrementaldecoder("utf-8")()
         text = decoder.decode(b"".join(script.tokenizer.token_bytes[i] for i in ids)).rstrip()
         before = {"ir": "Round 1\n", "kg": wanted("ir", texts[0], "Round 1\n") + "\n"}

@@ -492,6 +492,7 @@ model.py
 support/bpe.py
 support/tokenizer.py
 support/plots.py
+support/page.py
 lora.py
 support/settings.py
 support/checkpoint.py
@@ -518,8 +519,8 @@ WORKSHOP = {"lorid.py": ({"support.answers"}, set()),
             "train.py": ({"support.checkpoint", "support.cli", "support.distributed",
                           "support.plots", "support.settings", "support.tokenizer"}, set()),
             "infer.py": ({"support.cli", "support.distributed", "support.engine", "support.files",
-                          "support.fused", "support.journal", "support.plots", "support.terminal",
-                          "support.tokenizer"}, set())}
+                          "support.fused", "support.journal", "support.page", "support.plots",
+                          "support.terminal", "support.tokenizer"}, set())}
 
 
 def imports(script):

@@ -26,8 +26,8 @@ from course import FILES, exercises  # noqa: E402
 from support.cli import run  # noqa: E402
 
 COPIED = ("README.md", "LICENSE", "requirements.txt", "ruff.toml", ".gitignore", *FILES,
-          "support/*.py", "tiny/*.py", "tiny/*.json", "tiny/*.safetensors", "tiny/study/*",
-          "docs/*", "tests/grade.py", "tests/course/*.py")
+          "support/*.py", "support/*.html", "tiny/*.py", "tiny/*.json", "tiny/*.safetensors",
+          "tiny/study/*", "docs/*", "tests/grade.py", "tests/course/*.py")
 
 
 def blanked(text, some):

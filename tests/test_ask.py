@@ -328,9 +328,9 @@ def test_the_engine_on_a_pseudo_terminal(folder, monkeypatch, ends):
         return infer.draw(logits, u, temperature=9.0, top_k=0, top_p=1.0)
 
     def ask():
-        engine = engine_of(folder, hot, slots=2, max_new_tokens=30)
+        engine = engine_of(folder, hot, slots=2, max_new_tokens=20)
         engine.tokenizer = tokenizer
-        infer.ask(engine, QUESTION, 6)
+        infer.ask(engine, QUESTION, 5)
     with redirect_stdout(io.StringIO()) as out:
         ask()
     plain, seen = out.getvalue(), on_a_terminal(ask)

@@ -11,7 +11,6 @@ Below, to be read when needed: the teacher, who writes the knowledge, and downlo
     python data.py download --model OWNER/NAME    a model or adapter of the Hugging Face hub
 """
 import support  # isort: skip  # noqa: F401  from here on, Ctrl-C is quiet
-import argparse
 import hashlib
 import json
 import os
@@ -23,8 +22,8 @@ from pathlib import Path
 
 import lorid
 from support.augment import add_flags, augment, join
-from support.cli import positive, run
-from support.files import atomic_write
+from support.cli import Parser, path, positive, printable, run, seed
+from support.files import atomic_write, check_writable
 from support.replies import (
     RetryableError,
     RowError,
@@ -34,6 +33,7 @@ from support.replies import (
     read_body,
     read_rules,
 )
+from support.rows import LONGEST, read_row
 from support.sets import SETS, fetch
 from tiny.world import toy
 
@@ -47,7 +47,7 @@ def check_row(row, role):
     if role in ("kg", "dr") and not row["knowledge"]:
         raise ValueError(f"{where}: no \"knowledge\", which {role} learns from; add a list of "
                          "rules, or train ir, which needs none.")
-    if role in ("ir", "dr") and not (row.get("rationale") and row.get("answer")):
+    if role in ("ir", "dr") and not ((row.get("rationale") or "").strip() and row.get("answer")):
         raise ValueError(f"{where}: {role} learns from \"rationale\" and \"answer\"; one of them "
                          "is missing.")
 
@@ -79,31 +79,6 @@ def tokenize_example(row, role, tokenizer):
 # Rows from a file, and examples in batches
 
 
-def read_row(line, where):
-    """The row in a line of JSON. Raises ValueError that says what is wrong `where`."""
-    try:  # int refuses NaN and Infinity, which are not JSON
-        row = json.loads(str(line, "utf-8-sig"), parse_constant=int)
-    except (ValueError, RecursionError):  # also bytes that are not UTF-8, or 100,000 brackets
-        raise ValueError(f"{where}: not a JSON object; each line of the file must be "
-                         "one.") from None
-    question = row.get("question") if isinstance(row, dict) else None
-    if not isinstance(question, str) or not question.strip():
-        raise ValueError(f"{where}: the key \"question\" must hold a text.")
-    for key in ("rationale", "answer"):
-        if not isinstance(row.get(key, ""), (str, int, float)):
-            raise ValueError(f"{where}: the key \"{key}\" must hold a text.")
-        if key in row:
-            row[key] = str(row[key])
-    rules = row.get("knowledge") or []
-    rules = rules.splitlines() if isinstance(rules, str) else rules
-    if not isinstance(rules, list) or not all(isinstance(rule, str) for rule in rules):
-        raise ValueError(f"{where}: the key \"knowledge\" must hold a list of texts.")
-    # An answer that is not given is what the rationale states, as in MATH; None if it states none.
-    answer = row.get("answer", "").strip() or lorid.extract_answer(row.get("rationale", ""))
-    rules = [rule for rule in rules if rule.strip()]
-    return row | {"knowledge": rules, "answer": answer, "where": where}
-
-
 def read_rows(path, joined=False):
     """The rows of a JSONL file; `where` in each remembers its file and line. Raises ValueError for
     what is no row. A row without an id is known by its line, unless rows are to be `joined` by
@@ -111,12 +86,14 @@ def read_rows(path, joined=False):
     path, rows = Path(path), []
     if not path.is_file():
         raise ValueError(f"{path} is not a file.")
-    for i, line in enumerate(path.read_bytes().splitlines()):
-        if line.strip():
-            row = read_row(line, f"{path}:{i + 1}")
-            if joined and "id" not in row:
-                raise ValueError(f"{row['where']}: no \"id\" to join by.")
-            rows.append({"id": i} | row)
+    with open(path, "rb") as file:
+        # a line at a time: a file without line ends must not fill the memory
+        for i, line in enumerate(iter(lambda: file.readline(LONGEST + 1), b"")):
+            if line.strip():
+                row = read_row(line, f"{path}:{i + 1}")
+                if joined and "id" not in row:
+                    raise ValueError(f"{row['where']}: no \"id\" to join by.")
+                rows.append({"id": i} | row)
     if not rows:
         raise ValueError(f"{path} has no rows.")
     return rows
@@ -358,6 +335,8 @@ def model_folder(name, out=None):
         return name
     if not lacking(folder := Path(out or Path("models", name))):
         return str(folder)
+    if out:
+        check_writable(out)
     # What is whole in the cache needs no network, and stays as it is.
     folder = None if out else from_hub("snapshot_download", name, allow_patterns=FILES,
                                        local_files_only=True)
@@ -386,6 +365,7 @@ def model_name(folder):
 def download_set(name, folder):
     """Write folder/SPLIT.jsonl for each split of a set that is not there yet."""
     where, files, convert = SETS[name]
+    check_writable(folder)
     for split, (file, digest) in files.items():
         path = folder / f"{split}.jsonl"
         if path.is_file():
@@ -424,28 +404,30 @@ def show(args):
         ids, loss_mask = tokenize_example(row, args.role, tokenizer)
         start = loss_mask.index(1)
         prompt, completion = tokenizer.decode(ids[:start]), tokenizer.decode(ids[start:])
-        print(f"{prompt}\033[32m{completion}\033[0m")
+        print(f"{printable(prompt)}\033[32m{printable(completion)}\033[0m")
         print(f"({len(ids)} tokens, {sum(loss_mask)} of them supervised, in green)\n")
 
 
 def arguments():
-    parser = argparse.ArgumentParser(description="Look at the problems that LoRID trains on.")
+    parser = Parser(description="Look at the problems that LoRID trains on.")
     commands = parser.add_subparsers(dest="command", required=True)
     add = commands.add_parser("show", help="print training examples").add_argument
     add("--role", choices=lorid.ROLES, default="ir", help="whose example (default: ir)")
-    add("--data", help="a JSONL file (default: the toy world)")
-    add("--model", default="tiny", help="the folder whose tokenizer is used (default: tiny)")
+    add("--data", type=path, help="a JSONL file (default: the toy world)")
+    add("--model", type=path, default="tiny",
+        help="the folder whose tokenizer is used (default: tiny)")
     add("--template", help="how the base is asked, as in train.py (default: known by the folder)")
     add("-n", type=positive, default=1, help="how many (default: 1)")
     add = commands.add_parser("toy", help="write problems of the toy world").add_argument
     add("--split", choices=("train", "valid", "test"), default="train", help="(default: train)")
-    add("--seed", type=int, default=0, help="another seed makes other problems (default: 0)")
+    add("--seed", type=seed, default=0, help="another seed makes other problems (default: 0)")
     add("-n", type=positive, default=1000, help="how many (default: 1000)")
     add_flags(commands.add_parser("augment", help="add knowledge to rows").add_argument)
     add = commands.add_parser("download", help="fetch a data set or a model").add_argument
     add("name", nargs="?", choices=SETS, help="the set: %(choices)s")
-    add("--model", metavar="OWNER/NAME", help="of the hub; HF_TOKEN holds the key to closed ones")
-    add("--out", metavar="DIR", help="another folder to put it in")
+    add("--model", type=path, metavar="OWNER/NAME",
+        help="of the hub; HF_TOKEN holds the key to closed ones")
+    add("--out", type=path, metavar="DIR", help="another folder to put it in")
     return parser, parser.parse_args()
 
 

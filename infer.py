@@ -8,11 +8,11 @@
 `generate` is the whole of sampling; support/engine.py does the same for hundreds of texts at once.
 """
 import support  # isort: skip  # noqa: F401  from here on, Ctrl-C is quiet
-import argparse
 import json
 import math
 import sys
 import time
+from argparse import RawDescriptionHelpFormatter
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ import data
 import lora
 import lorid
 from model import load_model, pick_device, read_config, read_json
-from support.cli import base_flags, number, parse, path, positive, run
+from support.cli import Parser, base_flags, number, parse, path, positive, printable, run
 from support.distributed import all_gather
 from support.engine import Engine, Outcome
 from support.files import atomic_write, check_outputs
@@ -332,25 +332,27 @@ def check_base_names(model, folders):
     for folder in folders.values():
         base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
         if base and Path(str(base)).name not in names:
-            print(f"infer.py: note: {folder} was trained on {base}; is {model} the same base?",
-                  file=sys.stderr)
+            note = f"infer.py: note: {folder} was trained on {base}; is {model} the same base?"
+            print(printable(note, keep=""), file=sys.stderr)
 
 
 def arguments():
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Answers maths questions with three LoRA roles on one frozen base, by vote.",
-        formatter_class=argparse.RawDescriptionHelpFormatter, epilog=__doc__.split("\n\n")[1])
+        formatter_class=RawDescriptionHelpFormatter, epilog=__doc__.split("\n\n")[1])
     add = parser.add_argument
     add("--ask", metavar="QUESTION", help="answer this one question and show the conversation")
     for role, (title, *_) in lorid.ROLES.items():
-        add(f"--{role}", metavar="DIR",
+        add(f"--{role}", metavar="DIR", type=path,
             help=f"the {title}'s adapter, a PEFT folder (default: OUT/<model>/{role})")
-    add("--out", default="out", help="where train.py --out has put the adapters (default: out)")
-    add("--data", help="questions with answers, a JSONL file (default: the toy world's)")
+    add("--out", type=path, default="out",
+        help="where train.py --out has put the adapters (default: out)")
+    add("--data", type=path, help="questions with answers, a JSONL file (default: the toy world's)")
     add("--split", choices=("test", "valid"), default="test",
         help="which of the toy world's; settings are chosen on valid (default: test)")
     add("--limit", type=positive, default=500, help="how many questions at most (default: 500)")
-    add("--rounds", type=positive, default=20, help="most rounds of a vote (default: 20)")
+    add("--rounds", type=number(int, above=0, limit=1000), default=20,
+        help="most rounds of a vote (default: 20)")
     add("--strict", action="store_true",
         help="score as the paper does: any agreed answer may be right, no agreement is a loss")
     add("--temperature", type=number(float, at_least=0), default=0.6,
@@ -361,7 +363,7 @@ def arguments():
         help="and of those, among the fewest that reach this probability (default: 0.9)")
     add("--max-new-tokens", "--max-new", type=positive, default=256, metavar="N",
         help="most tokens of one text (default: 256)")
-    add("--slots", "--rows", type=positive, default=64, metavar="N",
+    add("--slots", "--rows", type=number(int, above=0, limit=10**7), default=64, metavar="N",
         help="texts written at the same time; fewer need less memory (default: 64)")
     add("--no-drafts", action="store_true", help="the same texts, more slowly: nothing is drafted")
     add("--study", action="store_true", help="a longer table: rivals, fewer rounds, given rules")

@@ -15,7 +15,6 @@ layer with one adapter. In and out: the folder that peft writes, one role a fold
 Shapes: B sequences, T tokens, r rank of one adapter, R of all that are stacked.
 """
 import support  # isort: skip  # noqa: F401  from here on, Ctrl-C is quiet
-import argparse
 import json
 import math
 import os
@@ -35,6 +34,7 @@ from model import (
     weights_file,
     write_safetensors,
 )
+from support import cli
 from support.checks import (
     COPIED,
     PAIRED,
@@ -44,7 +44,6 @@ from support.checks import (
     check_trained,
     naming,
 )
-from support.cli import printable, run
 from support.files import atomic_write
 from support.patterns import compile_pattern, fullmatches
 
@@ -397,27 +396,29 @@ def show(folder):
     pairs, rank, scaling = read_adapter(folder)
     for path, (A, B) in pairs.items():
         shapes = f"A {tuple(A.shape)!s:>12}  B {tuple(B.shape)!s:>12}"
-        print(f"{printable(path):40} {shapes}  |B A| {(B.float() @ A.float()).norm():.3f}")
+        size = (B.float() @ A.float()).norm()
+        print(f"{cli.printable(path, keep=''):40} {shapes}  |B A| {size:.3f}")
     count = sum(A.numel() + B.numel() for A, B in pairs.values())
     print(f"rank {rank}, scale alpha / r = {scaling:g}, {count:,} parameters")
 
 
 def main():
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         usage="lora.py [-h] ADAPTER | merge BASE ADAPTER OUT",
         description="Shows what is in a PEFT adapter folder, or merges it into its base: OUT "
                     "becomes a model folder of its own.")
-    parser.add_argument("words", nargs="+", metavar="ADAPTER | merge BASE ADAPTER OUT",
+    parser.add_argument("words", nargs="+", type=cli.path,
+                        metavar="ADAPTER | merge BASE ADAPTER OUT",
                         help="folders; for example out/tiny/ir, or: merge tiny out/tiny/ir merged")
     match parser.parse_args().words:
         case ["merge", base, adapter, out]:
             changed = export(base, adapter, out)
-            print(printable(f"{out}: {base} with {changed} layers changed by {adapter}"))
+            print(cli.printable(f"{out}: {base} with {changed} layers changed by {adapter}"))
         case [folder] if folder != "merge":
             show(folder)
         case _:
-            parser.error("one folder to show, or merge and three folders")
+            parser.error("give an ADAPTER to show, or merge BASE ADAPTER OUT")
 
 
 if __name__ == "__main__":
-    run(main)
+    cli.run(main)

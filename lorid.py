@@ -11,12 +11,12 @@ whatever rounds, it is accepted.
 
     python lorid.py     plays one vote with texts written in this file; no model is loaded
 """
-import argparse
 import re
 from collections import Counter, deque, namedtuple
 from dataclasses import dataclass, field
 
 from support.answers import canonical
+from support.cli import Parser, run
 
 # -------------------------------------------------------------------------------------------------
 # The roles. The paper's adapters were trained with these strings: a changed letter changes answers.
@@ -271,7 +271,7 @@ def transcript(t, texts):
 
 def main():
     about = "Plays a vote of two rounds, every text of it written in this file."
-    argparse.ArgumentParser(description=about).parse_args()
+    Parser(description=about).parse_args()
     question = ("Natalia sold 48 clips in April and half as many in May. "
                 "How many did she sell in both months?")
     half, whole = "48/2 = 24\n--> 24 END", "48/2 = 24\n48+24 = 72\n--> 72 END"
@@ -285,4 +285,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -10,7 +10,6 @@ Shapes: B sequences, T tokens, S keys, C hidden size, H query heads, K key/value
 V vocabulary.
 """
 import support  # isort: skip  # noqa: F401  from here on, Ctrl-C is quiet
-import argparse
 import json
 import math
 import mmap
@@ -26,7 +25,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from support.checks import check_config, check_end
-from support.cli import printable, run
+from support.cli import Parser, path, printable, run
 from support.distributed import get_world_size
 from support.files import atomic_write
 
@@ -526,9 +525,10 @@ def fast_dtype(device):
 
 
 def main():
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Shows what is in a Hugging Face model folder, and how its tokenizer cuts.")
-    parser.add_argument("folder", nargs="?", default="tiny", help="the folder (default: tiny)")
+    parser.add_argument("folder", nargs="?", type=path, default="tiny",
+                        help="the folder (default: tiny)")
     parser.add_argument("--text", default="Mia has 3 boxes of 12 pens.",
                         help="the sentence to cut")
     args = parser.parse_args()
@@ -537,7 +537,7 @@ def main():
     for name, weight in model.named_parameters():
         print(f"{name:60} {tuple(weight.shape)!s:>16}")
     print(f"{sum(w.numel() for w in model.parameters()):,} parameters, {model.dtype}")
-    print(printable(" | ".join(tokenizer.decode([i]) for i in tokenizer.encode(args.text))))
+    print(printable(" | ".join(tokenizer.decode([i]) for i in tokenizer.encode(args.text)), ""))
     length = len(tokenizer.prompt_ids(args.text))
     print(f"template {tokenizer.template}: {length} tokens ask this; an answer ends in any of "
           f"{tokenizer.eos_ids}")

@@ -13,12 +13,12 @@ Shapes: B sequences, T tokens, C hidden size, V vocabulary, N supervised tokens 
 example is (ids, loss_mask), two lists of equal length, as data.py makes them.
 """
 import support  # isort: skip  # noqa: F401  from here on, Ctrl-C is quiet
-import argparse
 import math
 import random
 import signal
 import sys
 import time
+from argparse import RawDescriptionHelpFormatter
 from itertools import chain, islice
 from pathlib import Path
 
@@ -28,8 +28,9 @@ import data
 import lora
 import lorid
 from model import fast_dtype, load_model, pick_device
+from support import cli
 from support.checkpoint import Checkpoints
-from support.cli import base_flags, delayed_interrupts, number, parse, path, positive, run, say
+from support.cli import number, path, positive, say
 from support.distributed import all_reduce, get_rank, get_world_size, shard
 from support.plots import plot_training
 from support.settings import settings_of, trained_with
@@ -283,7 +284,7 @@ def train_role(role, rows, args, checkpoints):
     if args.shard:
         parameters = shard(model, device)
     lora.set_adapter(model, role)
-    with delayed_interrupts() as checkpoints.interrupts:
+    with cli.delayed_interrupts() as checkpoints.interrupts:
         spent = fit(model, parameters, shuffled(train, args.batch, args.seed), steps, args,
                     checkpoints=checkpoints, held_out=measurements(valid, steps, args.batch))
     held_out = val_loss(model, valid, args.max_tokens)
@@ -310,34 +311,35 @@ PAPER = {"rank": 512, "alpha": 1024, "targets": "q_proj,v_proj", "dropout": 0.1,
 
 
 def arguments():
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         description="Trains the LoRA adapters of LoRID's roles on a frozen base.",
-        formatter_class=argparse.RawDescriptionHelpFormatter, epilog=__doc__.split("\n\n")[1])
+        formatter_class=RawDescriptionHelpFormatter, epilog=__doc__.split("\n\n")[1])
     add, fraction = parser.add_argument, number(float, at_least=0, below=1)
     above_0, at_least_0 = number(float, above=0), number(float, at_least=0)
+    size, huge = number(int, above=0, limit=10**4), number(float, above=0, limit=1e30)
     add("--role", choices=[*lorid.ROLES, "base"], help="one role (default: all, in turn)")
     add("--data", type=path, help="training rows, a JSONL file (default: toy problems)")
     add("--examples", type=positive, default=2000, help="how many toy problems (default: 2000)")
     add("--out", type=path, default="out", help="folder for OUT/<model>/<role>/ (default: out)")
-    add("--rank", type=positive, default=16, help="rank r of each adapter (default: 16)")
+    add("--rank", type=size, default=16, help="rank r of each adapter (default: 16)")
     add("--alpha", type=above_0, default=32, help="adapters are scaled by alpha / r (default: 32)")
     add("--targets", default="q_proj,k_proj,v_proj,o_proj",
         help="the linear layers that get an adapter (default: %(default)s)")
     add("--dropout", type=fraction, default=0.0, help="on an adapter's input (default: 0)")
     add("--epochs", type=above_0, default=1, help="passes over the rows (default: 1)")
     add("--steps", type=positive, help="optimizer steps (default: as many as the epochs need)")
-    add("--batch", type=positive, default=32, help="examples per step (default: 32)")
+    add("--batch", type=size, default=32, help="examples per step (default: 32)")
     add("--max-tokens", "--budget", type=positive, default=2048, metavar="N",
         help="most tokens in one pass: fewer need less memory, for the same step (default: 2048)")
     add("--checkpointing", action="store_true",
         help="compute each block's activations twice: less memory, for about a third more time")
-    add("--lr", type=above_0, default=2e-3,
+    add("--lr", type=huge, default=2e-3,
         help="peak learning rate (default: 2e-3, for the toy base; real models: 5e-5 to 5e-4)")
-    add("--warmup", type=at_least_0, default=0.03,
+    add("--warmup", type=number(float, at_least=0, limit=1), default=0.03,
         help="share of the steps in which the learning rate rises (default: 0.03)")
     add("--weight-decay", type=at_least_0, default=0.0, help="AdamW's decay (default: 0)")
     add("--beta2", type=fraction, default=0.95, help="AdamW's beta2 (default: 0.95)")
-    add("--clip", type=above_0, default=1.0, help="largest norm of a gradient (default: 1)")
+    add("--clip", type=huge, default=1.0, help="largest norm of a gradient (default: 1)")
     add("--shard", action="store_true",
         help="under torchrun: each process keeps a share of the base only, for bases too big")
     add("--save-every", type=at_least_0, default=10, metavar="MINUTES",
@@ -346,8 +348,8 @@ def arguments():
         help="go on from the last checkpoint of the same command, if there is one")
     add("--plot", type=path, metavar="FILE",
         help="train nothing; draw the losses of the trained roles there (needs matplotlib)")
-    base_flags(add, TEMPLATES, PAPER)
-    args = parse(parser, PAPER)
+    cli.base_flags(add, TEMPLATES, PAPER)
+    args = cli.parse(parser, PAPER)
     if args.role == "base":
         raise ValueError("a base is pretrained by python -m tiny.pretrain; --role is for adapters.")
     if args.shard and get_world_size() == 1:
@@ -386,4 +388,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run(main, advice="; give a lower --max-tokens, or --checkpointing")
+    cli.run(main, advice="; give a lower --max-tokens, or --checkpointing")

@@ -17,7 +17,7 @@ from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 
-from support.cli import number, positive, printable
+from support.cli import number, path, positive, printable
 from support.files import atomic_write, lock
 from support.replies import copied, flaw
 
@@ -251,7 +251,8 @@ def ask_all(teacher, todo, journal, done, workers=8, prices=None):
 def dry_run(args, rows, todo, teacher):
     """Show the first request, and about what all would cost."""
     for _, _, request in list(todo.values())[:1]:
-        print(f"POST {teacher.server.url}\n{json.dumps(teacher.json_mode | request, indent=2)}\n")
+        body = json.dumps(teacher.json_mode | request, indent=2)
+        print(printable(f"POST {teacher.server.url}\n{body}\n"))
     # The rules are about as long as the solution; a token is about 4 letters.
     asked = sum(len(message["content"]) for _, _, request in todo.values()
                 for message in request["messages"])
@@ -335,9 +336,11 @@ def json_object(text):
 
 
 def add_flags(flag):
-    flag("--data", required=True, help="JSONL rows with question and rationale; those that have "
+    flag("--data", type=path, required=True,
+         help="JSONL rows with question and rationale; those that have "
          "knowledge keep it")
-    flag("--out", required=True, help="where to write them; OUT.journal keeps what is paid for")
+    flag("--out", type=path, required=True,
+         help="where to write them; OUT.journal keeps what is paid for")
     flag("--teacher", metavar="MODEL", help="the model to ask, as its server names it; the key is "
          "read from OPENAI_API_KEY")
     flag("--url", default=os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1",
@@ -346,15 +349,16 @@ def add_flags(flag):
     flag("--params", type=json_object, default={"max_tokens": 1000}, metavar="JSON",
          help='what else requests say, as {"max_tokens": 2000, "temperature": 0.2}; another model '
          'or other params ask for all rows anew (default: {"max_tokens": 1000})')
-    flag("--workers", type=number(int, at_least=1, at_most=1000), default=8,
+    flag("--workers", type=number(int, above=0, limit=1000), default=8,
          help="requests at the same time (default: 8)")
-    flag("--timeout", type=number(int, at_least=1, at_most=86400), default=120,
+    flag("--timeout", type=number(int, above=0, limit=86400), default=120,
          help="seconds that a request may take in all (default: 120)")
-    flag("--prices", type=number(float, at_least=0), nargs=2, metavar=("IN", "OUT"),
+    flag("--prices", type=number(float, at_least=0, limit=1e9), nargs=2, metavar=("IN", "OUT"),
          help="dollars for a million tokens, to show what it costs")
     flag("--strict", action="store_true",
          help="ask once more where rules copy from the question or give results away")
-    flag("--map", metavar="FILE", help="take knowledge from this file's row with the same id; a "
+    flag("--map", type=path, metavar="FILE",
+         help="take knowledge from this file's row with the same id; a "
          "teacher is asked for the rest")
     flag("-n", type=positive, help="only the first n rows (default: all)")
     flag("--dry-run", action="store_true",

@@ -481,10 +481,10 @@ def test_no_machine_paths_and_no_strange_weights():
 ORDER = """
 support/spellings.py
 support/answers.py
-lorid.py
-tiny/world.py
 support/distributed.py
 support/cli.py
+lorid.py
+tiny/world.py
 support/files.py
 support/patterns.py
 support/checks.py
@@ -499,6 +499,7 @@ support/checkpoint.py
 support/replies.py
 support/augment.py
 support/sets.py
+support/rows.py
 data.py
 train.py
 support/fused.py
@@ -509,13 +510,13 @@ infer.py
 tiny/pretrain.py
 """.split()
 # ... and of the workshop, a core file only what is named here: anywhere, or only in functions
-WORKSHOP = {"lorid.py": ({"support.answers"}, set()),
+WORKSHOP = {"lorid.py": ({"support.answers", "support.cli"}, set()),
             "model.py": ({"support.checks", "support.cli", "support.distributed", "support.files"},
                          {"support.tokenizer"}),
             "lora.py": ({"support.checks", "support.cli", "support.files", "support.patterns"},
                         set()),
             "data.py": ({"support.augment", "support.cli", "support.files", "support.replies",
-                          "support.sets", "tiny.world"}, {"support.tokenizer"}),
+                          "support.rows", "support.sets", "tiny.world"}, {"support.tokenizer"}),
             "train.py": ({"support.checkpoint", "support.cli", "support.distributed",
                           "support.plots", "support.settings", "support.tokenizer"}, set()),
             "infer.py": ({"support.cli", "support.distributed", "support.engine", "support.files",

@@ -203,8 +203,8 @@ def test_a_dry_run_counts_what_the_same_command_would_ask_and_shows_any_text(ser
     assert "3 rows, 0 to ask for" in augment(server, source, "--dry-run")[1]
     status, said, _ = augment(server, source, "--dry-run", "--strict")
     assert "3 rows, 3 to ask for" in said and data.COPIED[:30] in said
-    status, said, _ = augment(server, raw(1, rationale="half \ud83d of a sign"), "--dry-run")
-    assert status == 0 and "half \\ud83d of a sign" in said
+    status, said, _ = augment(server, raw(1, rationale="a bell \x07 rings"), "--dry-run")
+    assert status == 0 and "a bell \\u0007 rings" in said
 
 
 def test_the_estimate_of_a_dry_run_is_near_the_truth(shared, raw, augment, serve, tokenizer_json):
@@ -1384,7 +1384,7 @@ def test_what_could_cost_a_file_or_money_is_refused_before_anything_is_sent(serv
     assert status == 2 and f'{source}:2: no "rationale"' in said
     status, said, _ = augment(server, source, "--out", source)
     assert status == 2 and "of their own" in said
-    for folder in (tmp_path, ".", "/", "", f"{tmp_path}/.."):
+    for folder in (tmp_path, ".", "/", f"{tmp_path}/.."):  # "": tests/test_bad_input.py
         status, said, _ = augment(server, source, "--out", folder)
         assert status == 2 and said.startswith(f"--out {Path(folder)} is a folder")
     for params, names in (('{"stream": true}', "stream"), ('{"n": 4, "seed": 1}', "n"),
@@ -1446,7 +1446,7 @@ def test_map_gives_rephrasings_the_knowledge_of_their_original(shared, augment, 
     ({"id": 7, "type": "Algebra"}, [{"id": 7, "type": "Geometry"}, {"id": 7, "type": "Algebra"}],
      1),
     ({"id": 7, "type": "Algebra", "level": 1}, [{"id": 7, "type": "Algebra", "level": 2}], None),
-    ({"id": 7}, [{"id": 8}], None), ({"id": [7]}, [{"id": [7], "type": ["x"]}], 0),
+    ({"id": 7}, [{"id": 8}], None), ({"id": 7}, [{"id": 7, "type": ["x"]}], 0),
     ({"id": 7}, [{"id": 7}, {"id": 7}], ValueError),
     ({"id": 7}, [{"id": 7, "type": "Algebra"}, {"id": 7, "type": "Geometry"}], ValueError),
     ({"id": 7, "knowledge": ["Mine."]}, [{"id": 7}, {"id": 7}], "Mine."),

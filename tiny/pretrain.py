@@ -5,7 +5,6 @@ the toy world and from nothing else.
     python -m tiny.pretrain --resume    goes on with one that was stopped
 """
 import support  # isort: skip  # noqa: F401  from here on, Ctrl-C is quiet
-import argparse
 import json
 import math
 import random
@@ -19,9 +18,9 @@ import torch
 
 from model import Decoder, fast_dtype, pick_device, read_config, write_safetensors
 from support.checkpoint import Checkpoints
-from support.cli import delayed_interrupts, number, path, positive, run
+from support.cli import Parser, delayed_interrupts, number, path, positive, run, seed
 from support.distributed import get_rank, init_distributed
-from support.files import atomic_write
+from support.files import atomic_write, check_writable
 from support.tokenizer import Tokenizer, byte_alphabet
 from tiny.world import document
 from train import fit
@@ -117,6 +116,7 @@ def batches(model, tokenizer, rng, folder, args):
 def pretrain(args):
     """Make a tokenizer, then a base, and write both as a Hugging Face folder."""
     folder, device, rng = Path(args.out), pick_device(args.device), random.Random(args.seed)
+    check_writable(folder)
     settings = {key: value for key, value in vars(args).items()
                 if key not in ("out", "resume", "save_every")}
     checkpoints = Checkpoints(folder, settings, args.resume, args.save_every)
@@ -140,28 +140,29 @@ def pretrain(args):
 
 
 def main():
-    parser = argparse.ArgumentParser(prog="python -m tiny.pretrain", description="Pretrains a base "
+    parser = Parser(prog="python -m tiny.pretrain", description="Pretrains a base "
                                      "like the built-in one, from nothing, on the toy world.")
     add = parser.add_argument
-    at_least_0 = number(float, at_least=0)
-    add("--out", type=path, default="models/base",
-        help="the base goes to this folder (default: %(default)s)")
+    add("--out", type=path, default="models/base", help="its folder (default: %(default)s)")
     add("--steps", type=positive, default=4000, help="optimizer steps (default: 4000)")
-    add("--batch", type=positive, default=48, help="documents per step (default: 48)")
-    add("--lr", type=at_least_0, default=3e-3, help="peak learning rate (default: 3e-3)")
-    add("--warmup", type=at_least_0, default=0.03,
+    add("--batch", type=number(int, above=0, limit=10**4), default=48,
+        help="documents per step (default: 48)")
+    add("--lr", type=number(float, at_least=0, limit=1e30), default=3e-3,
+        help="peak learning rate (default: 3e-3)")
+    add("--warmup", type=number(float, at_least=0, limit=1), default=0.03,
         help="share of the steps in which the learning rate rises (default: 0.03)")
-    add("--weight-decay", type=at_least_0, default=0.0, help="AdamW's weight decay (default: 0)")
+    add("--weight-decay", type=number(float, at_least=0), default=0.0,
+        help="AdamW's weight decay (default: 0)")
     add("--beta2", type=number(float, at_least=0, below=1), default=0.95,
         help="AdamW's beta2: how slowly its average of squared gradients forgets (default: 0.95)")
-    add("--clip", type=number(float, above=0), default=1.0,
+    add("--clip", type=number(float, above=0, limit=1e30), default=1.0,
         help="largest norm of a gradient (default: 1)")
     add("--max-tokens", type=positive, default=2048,
         help="most tokens in one pass; a step is split to fit (default: 2048)")
-    add("--save-every", type=at_least_0, default=10, metavar="MINUTES",
+    add("--save-every", type=number(float, at_least=0), default=10, metavar="MINUTES",
         help="from one checkpoint to the next (default: 10)")
     add("--resume", action="store_true", help="go on from the last checkpoint")
-    add("--seed", type=int, default=0, help="random seed (default: 0)")
+    add("--seed", type=seed, default=0, help="random seed (default: 0)")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto)")
     args = parser.parse_args()
     init_distributed(args.device)

@@ -314,6 +314,11 @@ def split_of(row):
     return splits[int.from_bytes(digest[:4], "big") % 10]
 
 
+SIZES = {"train": 70_000, "valid": 8_000, "test": 11_000}  # no seed finds more problems in a split
+TOO_MANY = ("the toy world has hardly more than {:,} different problems for {}; ask for fewer than "
+            "{:,}.")
+
+
 def toy(n, split="train", seed=0, lengths=(1, 2, 3, 4, 5)):
     """n problems of the toy world as rows, no two alike in kinds and numbers, none shared by two
     splits. The lengths take turns; the seed decides all. Raises ValueError where new problems have
@@ -326,6 +331,8 @@ def toy(n, split="train", seed=0, lengths=(1, 2, 3, 4, 5)):
     (['Equal groups: multiply the number of groups by the size of one.'], '2*5=10 coins', '10')
     """
     rng, rows, known, repeated = random.Random(f"{split} {seed}"), [], set(), 0
+    if n > SIZES[split]:
+        raise ValueError(TOO_MANY.format(SIZES[split], split, n))
     while len(rows) < n:
         row = story(rng, lengths[len(rows) % len(lengths)])
         if row is None or split_of(row) != split:
@@ -338,8 +345,7 @@ def toy(n, split="train", seed=0, lengths=(1, 2, 3, 4, 5)):
             continue
         repeated += 1
         if repeated == 1000:  # in a row
-            raise ValueError(f"the toy world has hardly more than {len(rows):,} different problems "
-                             f"for {split}; ask for fewer than {n:,}.")
+            raise ValueError(TOO_MANY.format(len(rows), split, n))
     return rows
 
 

@@ -15,10 +15,10 @@ example is (ids, loss_mask), two lists of equal length, as data.py makes them.
 import support  # isort: skip  # noqa: F401  from here on, Ctrl-C is quiet
 import math
 import random
-import signal
 import sys
 import time
 from argparse import RawDescriptionHelpFormatter
+from contextlib import closing
 from itertools import chain, islice
 from pathlib import Path
 
@@ -240,9 +240,8 @@ def tokenize_rows(rows, role, tokenizer, limit):
 
 
 def measurements(valid, steps, batch):
-    """{step: some held-out examples}: at most eight times the same, in equal distances, as many as
-    cost about 2% of the training's time."""
-    # 4% of the examples that are learnt from; without a backward pass they take half the time
+    """{step: some held-out examples}: at most eight times the same, in equal distances, 4% as many
+    as are learnt from. Without a backward pass they take about 2% of the training's time."""
     n_examples = steps * batch // 25 // get_world_size()  # each process measures them all
     times = min(8, steps, n_examples)
     size = min(len(valid), n_examples // max(1, times))
@@ -366,8 +365,6 @@ def main():
     # base: as it was named, for the adapter's file; model: its folder
     args.base, args.model = args.model, data.model_folder(args.model)
     out = Path(args.out) / data.model_name(args.model)
-    if hasattr(signal, "SIGHUP"):  # a terminal that is closed does not end a training
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     args.dtype = args.dtype or str(fast_dtype(pick_device(args.device))).removeprefix("torch.")
     rows, trainings = rows_of(args), {}
     for role in roles:  # all of all roles is looked at before minutes go into the first
@@ -375,16 +372,13 @@ def main():
             data.check_row(row, role)
         settings = settings_of(role, rows, args)
         trainings[role] = Checkpoints(out / role, settings, args.resume, args.save_every)
-    try:
-        for role, checkpoints in trainings.items():
+    for role, checkpoints in trainings.items():
+        with closing(checkpoints):
             if args.resume and trained_with(out / role) == checkpoints.settings:
                 say(f"{role}: trained already with these settings, {out / role}/\n")
                 checkpoints.finish()
             else:
                 train_role(role, rows, args, checkpoints)
-    finally:
-        for checkpoints in trainings.values():
-            checkpoints.close()
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from model import read_safetensors, write_safetensors
-from support.cli import say
+from support.cli import outlive_terminal, say
 from support.distributed import all_gather, get_rank
 from support.files import check_writable, explained, open_locked, read_metadata
 from support.settings import differences
@@ -52,6 +52,7 @@ class Checkpoints:
     def __init__(self, folder, settings, resume, minutes):
         self.folder, self.settings, self.seconds = Path(folder), settings, 60 * minutes
         self.interrupts, self.written = [], time.time()  # as delayed_interrupts() tells of them
+        outlive_terminal()
         self.start, self.previous = None, next(reversed(self.there()), None)
         if resume:
             self.find()

@@ -117,6 +117,12 @@ def say(text, **how):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def outlive_terminal():
+    """A terminal that is closed does not end this process. (Windows has no such signal.)"""
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
 @contextmanager
 def delayed_interrupts():
     """Ctrl-C and SIGTERM do not end the block; the list that it is given tells whether one came, so

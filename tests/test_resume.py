@@ -125,6 +125,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_resume_ends_as_if_it_had_not_been(
     assert_same(folder, whole)
 
 
+@pytest.mark.slow
 def test_a_crash_costs_what_came_after_the_last_checkpoint(run, whole, stop_after, tmp_path):
     """The log, which had gone on, goes back too. Of a checkpoint that is torn, cut off or altered,
     the one before is taken; of two, at most. Nothing left to go on from: from the start."""
@@ -188,6 +189,7 @@ def stopped(run, tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_memory_may_be_saved_when_going_on(run, stopped, whole, tmp_path):
     """--checkpointing changes no bit, and other settings start anew without --resume, whatever an
     older checkpoint says."""
@@ -205,6 +207,7 @@ def test_memory_may_be_saved_when_going_on(run, stopped, whole, tmp_path):
     assert_same(folder, whole)
 
 
+@pytest.mark.slow
 def test_roles_that_are_finished_are_not_paid_for_twice(rows_file, stop_after, tmp_path):
     """All three in turn, the second one stopped. With other settings, all are trained."""
     words = [*WORDS[2:], "--data", rows_file, "--out", tmp_path, "--steps", 1, "--batch", 1]
@@ -219,6 +222,7 @@ def test_roles_that_are_finished_are_not_paid_for_twice(rows_file, stop_after, t
     assert "step 1/1" in run_script(train, "--role", "kg", *words, "--resume").stdout
 
 
+@pytest.mark.slow
 def test_the_base_is_pretrained_on_after_a_stop(stop_after, tmp_path, monkeypatch):
     """tiny/pretrain.py, through the same loop: documents are drawn again up to where it was."""
     monkeypatch.setattr(pretrain, "train_bpe", lambda *_: ([], []))
@@ -345,7 +349,9 @@ def test_ctrl_c_while_the_imports_run_is_quiet(script):
 # What is saved, and where
 
 
-@pytest.mark.parametrize("more", [["--lr", 100], ["--lr", 1e30, "--steps", 1], ["--lr", 1e-300]])
+@pytest.mark.parametrize("more", [
+    ["--lr", 1e30, "--steps", 1], pytest.param(["--lr", 100], marks=pytest.mark.slow),
+    pytest.param(["--lr", 1e-300], marks=pytest.mark.slow)])
 def test_a_training_that_failed_replaces_no_good_adapter(run, whole, tmp_path, more):
     folder = tmp_path / "tiny" / "ir"
     folder.mkdir(parents=True)
@@ -375,6 +381,7 @@ def test_two_files_of_two_adapters_are_not_one(run, whole, tmp_path):
         assert file.metadata() == metadata
 
 
+@pytest.mark.slow
 def test_a_disk_without_room_is_found_before_the_training(rows_file, run, tmp_path, monkeypatch):
     """By a limit on the size of files that lets the weights pass and no checkpoint, or by the room
     that is left."""
@@ -465,7 +472,7 @@ def test_curves_are_drawn(whole, tmp_path):
         assert (done.returncode, done.stderr) == (0, "")
         assert (tmp_path / name).read_bytes().startswith(begins)
     assert b"<!-- ir, held out -->" in (tmp_path / "b.SVG").read_bytes()
-    assert_refused(run_script(train, "--plot", tmp_path / "a.xyz", "--out", out), "a.xyz", ".png")
+    assert_refused(run_script(train, "--plot", tmp_path / "a.xyz", "--out", out), "a.xyz", "png")
     assert_refused(run_script(train, "--plot", tmp_path / "a.png", "--out", tmp_path), "no log")
     folder = tmp_path / "tiny" / "dr"
     folder.mkdir(parents=True)

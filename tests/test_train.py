@@ -393,9 +393,9 @@ def test_the_paper_preset_sets_what_is_not_given_and_says_so(rows_file, tmp_path
     config."""
     trained, plain = [], train.fit
 
-    def fit(model, *rest):
+    def fit(model, *rest, **named):
         trained.extend(layer for _, layer in lora.lora_layers(model))
-        return plain(model, *rest)
+        return plain(model, *rest, **named)
     monkeypatch.setattr(train, "fit", fit)
     done = run("--role", "ir", "--preset", "paper", "--steps", 1, "--rank", 8, "--batch", 2,
                "--data", rows_file, "--out", tmp_path)

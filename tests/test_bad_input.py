@@ -427,10 +427,16 @@ def nested(path, *changes):
 
 config = partial(nested, "base/config.json")
 tokenizer = partial(nested, "base/tokenizer.json")
-adapter = partial(nested, "base/ir/adapter_config.json")
 WEIGHTS, PAIRS = "base/model.safetensors", "base/ir/adapter_model.safetensors"
 Q = "model.layers.0.self_attn.q_proj"
 A, B = (f"base_model.model.{Q}.lora_{half}.weight" for half in "AB")
+
+
+def adapter(*changes):
+    """Changes of an adapter_config.json, whose weights say nothing of it, as peft's do not."""
+    def plain(path):
+        write_safetensors(path, read_safetensors(path))
+    return nested("base/ir/adapter_config.json", *changes) | {PAIRS: plain}
 
 
 def tensors(file, name, change=None, new=None):
@@ -586,7 +592,8 @@ FILES = [
      "base/ir/adapter_config.json & lora_alpha", adapter(("lora_alpha", 10**400))),
     ("an alpha of 1e308", "INFER", "base/ir/adapter_config.json & lora_alpha",
      adapter(("lora_alpha", 1e308))),
-    ("alpha torn from its weights", "INFER", "base/ir & alpha", adapter(("lora_alpha", 77))),
+    ("alpha torn from its weights", "INFER", f"{PAIRS} & lora_alpha 3 & 77",
+     nested("base/ir/adapter_config.json", ("lora_alpha", 77))),
     ("a target that is a number", "INFER", "base/ir/adapter_config.json & target_modules",
      adapter(("target_modules", 5))),
     ("a target that is no pattern", "INFER", "base/ir/adapter_config.json & target_modules & '('",
@@ -620,9 +627,11 @@ FILES = [
 ]
 
 
-def table(cases):
+def table(cases, everyday=1):
+    """The cases as parameters; one of so many is tried every day, the others are slow tests."""
     return pytest.mark.parametrize("command, says, files", [
-        pytest.param(*case[1:], id=case[0]) for case in cases])
+        pytest.param(*case[1:], id=case[0], marks=[pytest.mark.slow] * (i % everyday > 0))
+        for i, case in enumerate(cases)])
 
 
 @table(FLAGS)
@@ -637,7 +646,7 @@ def test_rows_of_a_wrong_kind_get_a_sentence(place, command, says, files):
     assert_refused(place, words_of(command), says.split(" & "))
 
 
-@table(FILES)
+@table(FILES, everyday=4)
 def test_files_of_models_and_adapters_get_a_sentence(place, command, says, files):
     put(place, files)
     assert_refused(place, words_of(command), says.split(" & "))
@@ -847,8 +856,8 @@ def test_a_terminal_with_few_letters_shows_what_it_can(place):
 def test_a_request_is_shown_harmlessly(place):
     put(place, {"a": rows(question=HOSTILE + "?", knowledge=...)})
     out, err = works("data.py", "augment", "--data", "a", "--out", "new", "--teacher", HOSTILE,
-                     "--url", f"http://{HOSTILE}", "--dry-run")
-    assert harmless(out + err) and f"POST http://{WRITTEN}/" in out
+                     "--url", f"http://h/{HOSTILE}", "--dry-run")
+    assert harmless(out + err) and r"POST http://h/\x1b[31m\x1b]0;title\x07" in out
 
 
 @pytest.mark.parametrize("status", [200, 400, 503])

@@ -78,13 +78,19 @@ class Training:
     """One role's training: the examples that reached the loss, with gradients and without."""
     model: torch.nn.Module
     learned: list = field(default_factory=list)
-    held_out: list = field(default_factory=list)
+    held_out: list = field(default_factory=list)  # in the end
+    measured: list = field(default_factory=list)  # on the way
     modes: set = field(default_factory=set)  # (with gradients?, in training mode?)
 
 
 def record_training(loss, *words):
     """Run train.py with `loss` in place of its own: (a Training of each role, the print)."""
-    trainings = []
+    trainings, measure = [], train.val_loss
+
+    def measuring(*args):  # only the last measurement is the one that is printed
+        training = trainings[-1]
+        training.measured, training.held_out = training.measured + training.held_out, []
+        return measure(*args)
 
     def recorder(model, examples):
         if not trainings or trainings[-1].model is not model:
@@ -97,6 +103,7 @@ def record_training(loss, *words):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "summed_loss", recorder)
+        patch.setattr(train, "val_loss", measuring)
         printed = run_main(train, *words)
     return trainings, printed
 
@@ -137,6 +144,7 @@ def test_by_default_each_role_learns_its_own_texts_of_the_training_split(tmp_pat
         assert counts.keys() == set(taught(role, learned))
         assert Counter(counts.values()) == {1: 1984, 2: 16}
         assert sorted(texts_of(training.held_out)) == sorted(taught(role, held_out))
+        assert set(texts_of(training.measured)) < set(texts_of(training.held_out))
 
 
 @pytest.mark.parametrize("role", ["ir", "kg", "dr"])

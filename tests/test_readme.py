@@ -11,6 +11,7 @@ import subprocess
 import sys
 from itertools import pairwise
 
+import course
 import numpy
 import pytest
 from conftest import ROOT
@@ -27,6 +28,7 @@ PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
          for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
 README, RESULTS = PAGES["README.md"], PAGES["docs/results.md"]
 MODELS = PAGES["docs/real-models.md"]
+COURSE, PROMISES = PAGES["docs/course.md"], PAGES["docs/promises.md"]
 
 CORE = ["lorid.py", "model.py", "lora.py", "data.py", "train.py", "infer.py"]
 SCRIPTS = sorted(path.relative_to(ROOT).as_posix()
@@ -192,9 +194,48 @@ def test_every_script_is_mentioned():
     assert {path.name for path in ROOT.glob("*.py")} == set(CORE)
 
 
-def test_the_course_is_linked_as_soon_as_it_is_there():
-    written = (ROOT / "docs" / "course.md").is_file()
-    assert written == ("](docs/course.md" in README) == ("is being written" not in README)
+def defined_in(script):
+    """The names of a script's functions and classes, and Class.method."""
+    names = set()
+    for node in ast.parse(source(script)).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            names.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            names |= {f"{node.name}.{inner.name}" for inner in node.body
+                      if isinstance(inner, ast.FunctionDef)}
+    return names
+
+
+def test_the_course_names_each_exercise_with_its_function_and_points():
+    table = re.findall(r"^\| ([a-z]+-\d+) \| `([\w.]+)` \| `([\w./]+)` \| (\d+) \| \d+ \|$",
+                       COURSE, re.M)
+    assert [tuple(row) for row in table] == [
+        (e.name, e.function, e.file, str(e.points)) for e in course.exercises(ROOT)]
+    assert sum(int(points) for *_, points in table) == 100
+    assert re.findall(r"^- \*\*([a-z]+-\d+)\.\*\*", COURSE, re.M) == [row[0] for row in table]
+    assert f"{len(table)} exercises" in COURSE.replace("nineteen", "19")
+
+
+def test_equations_stand_beside_functions_that_exist():
+    """In the lectures' tables: | equation | `file.py`: `function`, `function`; `file.py`: ... |"""
+    named = []
+    for cell in re.findall(r"^\|[^|\n]+\| (`[\w/]+\.py`: [^|\n]+) \|$", COURSE, re.M):
+        for part in cell.split("; "):
+            script, functions = re.fullmatch(r"`([\w/]+\.py)`: (.+)", part).groups()
+            names = re.findall(r"`([\w.]+)`", functions)
+            assert names and set(names) <= defined_in(script), part
+            named += names
+    assert len(named) > 18 and {"vote", "LoRALinear.forward", "summed_loss"} <= set(named)
+
+
+def test_each_promise_names_tests_that_exist():
+    found = 0
+    for row in re.findall(r"^\| (?!promise)(.+) \|$", PROMISES, re.M):
+        held_by = re.sub(r"\\\|", "", row).split(" | ")[-1]
+        for script, names in re.findall(r"`(tests/test_\w+\.py)`((?:[^`]|`test_\w+`)*)", held_by):
+            assert set(re.findall(r"`(test_\w+)`", names)) <= defined_in(script), script
+            found += 1
+    assert found > 25
 
 
 def test_names_that_are_said_to_be_in_a_file_are():

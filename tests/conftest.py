@@ -3,6 +3,7 @@ models made by transformers, the oracle."""
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -15,6 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 # before torch is imported: on a busy machine, threads that spin make this 4 times slower
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# a shell's background jobs ignore Ctrl-C and hand that on: those that the tests interrupt must not
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def place(variable, default):

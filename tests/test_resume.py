@@ -341,7 +341,7 @@ def test_ctrl_c_while_the_imports_run_is_quiet(script):
                "signal.setitimer(signal.ITIMER_REAL, 0.3); "
                "runpy.run_path(sys.argv[0], {}, '__main__')")
     done = subprocess.run([sys.executable, "-c", started, script], cwd=ROOT, env=ENV,
-                          capture_output=True, text=True, check=False)
+                          capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stderr) == (130, "")
 
 

@@ -213,7 +213,7 @@ class Decoder(nn.Module):
         f = inv_freq(config)  # no buffer: .to(bfloat16) must not round it
         self.frequencies = torch.cat((-f, f))  # (D,): cos(-t) = cos t, sin(-t) = -sin t
         # Training: keep only what enters a block, and compute the block again, with the same
-        # dropout, when its gradients are due: less memory, for a third more time
+        # dropout, when its gradients are due: less memory, for about a fifth more time
         self.checkpointing = False
 
     def forward(self, ids, positions=None, attend=None):

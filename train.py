@@ -331,7 +331,7 @@ def arguments():
     add("--max-tokens", "--budget", type=positive, default=2048, metavar="N",
         help="most tokens in one pass: fewer need less memory, for the same step (default: 2048)")
     add("--checkpointing", action="store_true",
-        help="compute each block's activations twice: less memory, for about a third more time")
+        help="compute each block's activations twice: less memory, for about a fifth more time")
     add("--lr", type=huge, default=2e-3,
         help="peak learning rate (default: 2e-3, for the toy base; real models: 5e-5 to 5e-4)")
     add("--warmup", type=number(float, at_least=0, limit=1), default=0.03,

@@ -16,8 +16,11 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 # before torch is imported: on a busy machine, threads that spin make this 4 times slower
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# a shell's background jobs ignore Ctrl-C and hand that on: those that the tests interrupt must not
+# a shell's background jobs ignore Ctrl-C, and nohup's a closed terminal, and hand that on: what the
+# tests start must not
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def place(variable, default):

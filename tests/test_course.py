@@ -13,8 +13,10 @@ import blank
 import grade
 import pytest
 from conftest import ROOT
-from course import FILES, exercises, rng
+from course import FILES, Exercise, exercises, lost, rng
 from test_course_proofs import graded, with_body
+
+from support import cli
 
 EXERCISES = {exercise.name: exercise for exercise in exercises(ROOT)}
 GRADERS = {path.name: path.read_bytes() for path in (ROOT / "tests" / "course").glob("*.py")}
@@ -122,10 +124,11 @@ def test_what_stays_is_all_but_the_bodies(student_copy):
 
 
 def ends_in(folder, command, name):
-    """The command ends in the sentence of this exercise."""
+    """The command says which exercise it needs, in one line."""
     done = subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True)
-    end = done.stderr.splitlines()[-1]
-    assert end == f"NotImplementedError: exercise {name}: {EXERCISES[name].task}"
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"{command[0]}: exercise {name}: {EXERCISES[name].task} (not done yet)\n")
 
 
 def test_the_copy_names_what_is_to_be_done(student_copy):
@@ -134,7 +137,8 @@ def test_the_copy_names_what_is_to_be_done(student_copy):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command, name", [
-    (["data.py", "show"], "data-1"), (["model.py"], "model-6"), (["train.py"], "model-6"),
+    (["data.py", "show"], "data-1"), (["data.py", "show", "--role", "dr"], "data-1"),
+    (["model.py"], "model-6"), (["model.py", "tiny"], "model-6"), (["train.py"], "model-6"),
     (["lora.py", "merge", "tiny", "tiny", "x"], "model-6"), (["infer.py"], None)])
 def test_every_script_of_the_copy_runs(command, name, student_copy):
     """Up to the first exercise that it meets; infer.py needs adapters first."""
@@ -143,6 +147,14 @@ def test_every_script_of_the_copy_runs(command, name, student_copy):
     done = subprocess.run([sys.executable, *command], cwd=student_copy, capture_output=True,
                           text=True)
     assert done.returncode == 2 and "no adapter in" in done.stderr
+
+
+def test_other_gaps_keep_their_traceback(monkeypatch):
+    def main():
+        raise NotImplementedError("no sparse tensors here")
+
+    with pytest.raises(NotImplementedError, match="no sparse"):
+        cli.run(main)
 
 
 def test_only_those_that_are_named(tmp_path):
@@ -280,10 +292,37 @@ def test_a_lost_comment_is_named(student_copy, tmp_path):
     blank.copy(tmp_path / "mine", ["lorid-1"])
     path = tmp_path / "mine" / "lorid.py"
     path.write_text(path.read_text().replace("    # end of lorid-2\n", ""))
-    done = subprocess.run([sys.executable, "tests/grade.py"], cwd=path.parent, capture_output=True,
-                          text=True)
-    assert done.returncode == 2
-    assert "has lost one of the comments around lorid-2" in done.stderr
+    words = [".", "lorid-1", "lorid-2", "lorid-3", "model-1", "lorid-2"]
+    done = subprocess.run([sys.executable, "tests/grade.py", *words], cwd=path.parent,
+                          capture_output=True, text=True)
+    sentence = (f"    {path.parent} has lost one of the comments around lorid-2, `# exercise "
+                "lorid-2, ...` and `# end of lorid-2`; put it back.")
+    assert done.returncode == 1 and not done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[:5] == ["lorid-1      0 of 8  vote in lorid.py", "    not done yet",
+                         "lorid-2      0 of 3  self_consistency in lorid.py", sentence,
+                         "lorid-3      4 of 4  last_boxed in lorid.py"]
+    assert lines[-1] == "8 of 19 points (seed 0)"
+
+
+def test_a_lost_beginning_has_no_points_and_keeps_its_place(tmp_path):
+    for file in FILES:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text(text_of(file), encoding="utf-8")
+    assert lost(tmp_path, GRADERS) == []
+    text = re.sub(" *# exercise model-2.*\n", "", text_of("model.py"))
+    text = re.sub(" *# (exercise|end of) model-6.*\n", "", text)
+    (tmp_path / "model.py").write_text(text, encoding="utf-8")
+    assert lost(tmp_path, GRADERS) == [
+        Exercise("model-2", "model.py", "apply_rope", 0, "", None, None),
+        Exercise("model-6", "model.py", "a function", 0, "", None, None)]
+    result = grade.grade(lost(tmp_path, GRADERS)[0], {}, {}, GRADERS, 1, "0")
+    assert [test["status"] for test in grade.gradescope([result])["tests"]] == ["failed"]
+
+
+def test_a_name_counts_once():
+    assert [e.name for e in grade.choose(["lora-1", "data-1", "lora-1"], GRADERS)[1]] == [
+        "lora-1", "data-1"]
 
 
 def points(folder, name, seconds=20):

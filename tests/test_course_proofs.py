@@ -8,8 +8,8 @@ import textwrap
 
 import pytest
 from conftest import ROOT
-from course import exercises
-from course.one import sentence
+from course import equal, exercises
+from course.one import lines_of, sentence
 
 EXERCISES = {exercise.name: exercise for exercise in exercises(ROOT)}
 
@@ -90,6 +90,7 @@ MISTAKES = {
     ("torch.rsqrt(", "(", "over the last dimension"),
     ("self.weight * h", "h", "over the last dimension"),
     ("h.to(x.dtype)", "h", "has the dtype of x"),
+    ("self.weight * h.to(x.dtype)", "(self.weight * h).to(x.dtype)", "before it meets the weight"),
 ],
 "model-2": [
     (" * sin", " * -sin", "The sign"),
@@ -103,7 +104,7 @@ MISTAKES = {
     """, "paired with channel i + D/2"),
     # off by one position
     ("    return x", "    cos, sin = cos.roll(1, -2), sin.roll(1, -2)\n    return x",
-     "by its own angles"),
+     "angles of its token"),
     # sin and cos exchanged
     ("x * cos + x.roll(x.shape[-1] // 2, -1) * sin", "x * sin + x.roll(x.shape[-1] // 2, -1) * cos",
      "Position 0"),
@@ -113,7 +114,7 @@ MISTAKES = {
     return x * cos + torch.cat((-x[..., half:], x[..., :half]), -1) * sin
     """, "b cos t + a sin t"),
     # rolled along the wrong dimension
-    ("x.shape[-1] // 2, -1)", "1, -2)", "by its own angles"),
+    ("x.shape[-1] // 2, -1)", "1, -2)", "angles of its token"),
     ("// 2, -1)", "// 2 + 1, -1)", "paired with channel i + D/2"),
 ],
 "model-3": [
@@ -536,7 +537,7 @@ SOLUTIONS = {
     """, """
         h = x.double()
         mean = torch.einsum("...c,...c->...", h, h) / x.shape[-1]
-        return ((h / (mean + self.eps)[..., None] ** 0.5) * self.weight).to(x.dtype)
+        return ((h / (mean + self.eps)[..., None] ** 0.5).to(x.dtype) * self.weight)
     """],
 "model-2": ["""
     a, b = x.chunk(2, -1)
@@ -918,14 +919,14 @@ def graded(name, text, monkeypatch, tmp_path, seed="0"):
     monkeypatch.setenv("LORID_SEED", seed)
     monkeypatch.setattr(grader, script, variant)
     spec.loader.exec_module(variant)
-    told = []
+    own, told = lines_of(variant, EXERCISES[name].function), []
     for check, function in vars(grader).items():
         if check.startswith(f"test_{name.replace('-', '_')}_"):
             try:
                 function()
                 told.append((check, None))
             except Exception as error:
-                told.append((check, sentence(error, path.name)))
+                told.append((check, sentence(error, path.name, own, check)))
     assert told
     return told
 
@@ -951,6 +952,96 @@ def test_mistakes_are_caught(name, i, monkeypatch, tmp_path):
                                           tmp_path) if why]
     assert wrong, "not caught"
     assert any(words in why for why in wrong), "\n".join(wrong)
+
+
+# Edits that make the function fail on the way: what was tried, and a part of the line to blame.
+FAILS = {
+    "a helper": ("lora-1", "        if self.adapter_scale is None:\n            return y\n", "",
+                 "With adapter_scale None: AttributeError: ", "self.adapter_scale.to"),
+    "a rule": ("lorid-2", ", default=None)", ")", "If no text states an answer, there is none. "
+               "(The texts say None, None.) ValueError: max() ", "majority = max("),
+    "the arguments": ("engine-1", "tokens.append(token)", "draft[len(tokens)], "
+                      "tokens.append(token)", "one more comes. accept([5, 6], [5, 6, 7], "
+                      "eos_ids=[0]): IndexError: ", "draft[len(tokens)]"),
+    "below the function": ("lorid-1", "[deep_solution] = yield", "deep_solution = yield",
+                           "Both say the same in round 1: accept it. (ir says ",
+                           "extract_answer(text)"),
+    "a check's name": ("model-3", "back < window", "back < len(window)",
+                       "In the check 'window': TypeError: ", "len(window)"),
+}
+
+
+@pytest.mark.parametrize("what", FAILS)
+def test_an_exception_is_told_with_what_was_tried(what, monkeypatch, tmp_path):
+    name, old, new, words, blamed = FAILS[what]
+    assert old in body_of(name)
+    text = with_body(name, body_of(name).replace(old, new))
+    wrong = " / ".join(why for _, why in graded(name, text, monkeypatch, tmp_path) if why)
+    assert words in wrong
+    line = re.search(r"\(line (\d+) of ", wrong[wrong.index(words):])
+    assert blamed in text.splitlines()[int(line[1]) - 1]
+
+
+# Whole sentences: (old, new or a body, what is said)
+SAID = {
+    "no yield is reached": ("lorid-2", ..., """
+    if k < 0:
+        yield
+    return Verdict(None)
+    """, "It must be a generator: no `yield` was reached."),
+    "k yields": ("lorid-2", 'texts = yield [("ir", prompt("ir", question))] * k', """texts = []
+    for _ in range(k):
+        texts += yield [("ir", prompt("ir", question))]""", "It yields once, k equal requests to "
+                 "ir: with k = 3 asked 3 times for 1, expected once for 3."),
+    "one yield of one": ("lorid-2", "))] * k", "))]", "It yields once, k equal requests to ir: "
+                         "with k = 3 asked once for 1, expected once for 3."),
+    "long lists": ("lora-2", "    model.requires_grad_(False)\n", "", "Only A and B are trained; "
+                   "the base is frozen, wrapped or not. At [0]: Expected 'blocks.0.attn.v_proj.A', "
+                   "got 'blocks.0.attn.q_proj.weight'."),
+    "a dtype": ("lora-1", "        return y + ", "        return y.float() + ", "x and W in "
+                "bfloat16, A and B in float32: the result has the dtype of x. Expected "
+                "torch.bfloat16, got torch.float32."),
+    "a sign": ("model-2", "x.roll(", "torch.where(torch.arange(x.shape[-1]) < x.shape[-1] // 2, -1,"
+               " 1) * x.roll(", "The sign: the pair (0, 1), turned by 90 degrees, must become (-1, "
+               "0). The first half of sin is negated already, x's must not be negated again. "
+               "Expected [-1, 0], got [1, -4.3711e-08]."),
+}
+
+
+@pytest.mark.parametrize("what", SAID)
+def test_what_is_said(what, monkeypatch, tmp_path):
+    name, old, new, said = SAID[what]
+    body = fitted(name, new) if old is ... else body_of(name).replace(old, new)
+    assert body != body_of(name)
+    wrong = [why for _, why in graded(name, with_body(name, body), monkeypatch, tmp_path)]
+    assert said in wrong
+
+
+@pytest.mark.parametrize("count", ["len(logits)", "len(examples)"])
+def test_a_mean_is_told_before_its_consequences(count, monkeypatch, tmp_path):
+    loss = "CrossEntropy.apply(logits, ids[:, 1:][supervised])"
+    body = body_of("train-1").replace(loss, f"{loss} / {count}")
+    wrong = [why for _, why in graded("train-1", with_body("train-1", body), monkeypatch, tmp_path)
+             if why and not why.startswith("-log p of each")]
+    assert wrong[0].startswith("The loss is a sum: ")
+
+
+def test_of_long_values_the_difference_is_shown():
+    def said(got, expected):
+        with pytest.raises(AssertionError) as error:
+            equal("A rule.", got, expected)
+        return str(error.value)
+
+    assert said([1, 2], [1, 3]) == "A rule. Expected [1, 3], got [1, 2]."
+    many = list(range(100, 150))
+    assert said([*many[:45], 7, *many[46:]], many) == "A rule. At [45]: Expected 145, got 7."
+    assert said(many[:-1], many) == "A rule. Expected 50 items, got 49; at [49] comes 149."
+    assert said([*many, 7], many) == "A rule. Expected 50 items, got 51; at [50] comes 7."
+    assert said([], many) == "A rule. Expected 50 items, got 0; at [0] comes 100."
+    long = "a" * 200
+    assert said([many, long + "b"], [many, long + "c"]) == (
+        "A rule. At [1]: After 'aaaaaaaaaaaaaaaaaaaa' expected 'c', got 'b'.")
+    assert said(tuple(many), many).startswith("A rule. Expected [100, 101, ")
 
 
 @pytest.mark.parametrize("name, i", [everyday(name, i, 2) for name in SOLUTIONS

@@ -14,13 +14,15 @@ import os
 import random
 import re
 from collections import namedtuple
+from contextlib import contextmanager
 from pathlib import Path
 
 FILES = ("lorid.py", "model.py", "lora.py", "data.py", "train.py", "infer.py", "support/engine.py")
 MARKED = re.compile(r"^( *)# exercise ([a-z]+-\d+), (\d+) points: ([^\n]+)\n(.*?)^\1# end of \2\n",
                     re.M | re.S)
 
-# function: its dotted name; start, end: where its body stands in the text of the file
+# function: its dotted name; start, end: where its body stands in the text of the file (None if one
+# of the comments around it is lost)
 Exercise = namedtuple("Exercise", "name file function points task start end")
 
 
@@ -39,6 +41,25 @@ def exercises(folder):
             _, name, points, task, _ = mark.groups()
             function = function_around(text, mark.start())
             found.append(Exercise(name, file, function, int(points), task, *mark.span(5)))
+    return found
+
+
+def lost(folder, graders):
+    """Exercises that have checks but, in this folder, no longer both of their comments. graders:
+    {name: content} of tests/course/. What the comments said, the points above all, may be gone."""
+    known = {exercise.name for exercise in exercises(folder)}
+    found = []
+    for file in FILES:
+        script = Path(file).stem
+        checks = graders[f"test_{script}.py"].decode()
+        text = (Path(folder) / file).read_text(encoding="utf-8")
+        for n in sorted(set(re.findall(rf"^def test_{script}_(\d+)_", checks, re.M)), key=int):
+            if (name := f"{script}-{n}") not in known:
+                begun = re.search(rf"# exercise {name}, (\d+) points", text)
+                place = begun or re.search(rf"# end of {name}\b", text)
+                function = function_around(text, place.start()) if place else "a function"
+                points = int(begun[1]) if begun else 0
+                found.append(Exercise(name, file, function, points, "", None, None))
     return found
 
 
@@ -89,9 +110,38 @@ def same(a, b):
     return a == b
 
 
+def difference(got, expected):
+    """What differs, in words: both values; of those too long to be shown, the first place."""
+    kinds = [kind for kind in (str, list, tuple) if isinstance(got, kind)]
+    if not kinds or type(got) is not type(expected) or max(
+            len(short(got)), len(short(expected))) < 120:
+        return f"Expected {short(expected)}, got {short(got)}."
+    pairs = list(zip(got, expected, strict=False))
+    at = next((i for i, pair in enumerate(pairs) if not same(*pair)), len(pairs))
+    if kinds == [str]:
+        return (f"After {short(got[max(0, at - 20):at])} expected {short(expected[at:][:60])}, "
+                f"got {short(got[at:][:60])}.")
+    if at < len(pairs):
+        return f"At [{at}]: {difference(*pairs[at])}"
+    more = short(max(got, expected, key=len)[at])
+    return f"Expected {len(expected)} items, got {len(got)}; at [{at}] comes {more}."
+
+
 def equal(rule, got, expected):
     """Fail where `got` is not what is expected; the rule, a sentence, says why it should be."""
-    check(same(got, expected), f"{rule} Expected {short(expected)}, got {short(got)}.")
+    if not same(got, expected):
+        check(False, f"{rule} {difference(got, expected)}")
+
+
+@contextmanager
+def trying(what):
+    """An exception in the block will be reported with what was tried."""
+    try:
+        yield
+    except Exception as error:
+        if not hasattr(error, "tried"):
+            error.tried = what
+        raise
 
 
 def plain(x):

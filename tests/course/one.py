@@ -1,6 +1,7 @@
 """Grades one exercise, in a process of its own: what tests/grade.py starts.
 
-    python tests/course/one.py < {"exercise": ..., "module": ..., "folder": ..., "nonce": ...}
+    python tests/course/one.py < {"exercise": ..., "module": ..., "function": ..., "folder": ...,
+                                  "nonce": ...}
 
 The result, a line of JSON, goes to what was stdout at the start; the student's code finds all of
 stdin, stdout and stderr closed off. The graders are loaded before it, and then forgotten by name.
@@ -12,9 +13,11 @@ import json
 import math
 import os
 import random
+import re
 import sys
 import traceback
 import types
+from operator import attrgetter
 from pathlib import Path
 
 MEMORY = 4 * 2**30  # bytes that the process may have
@@ -58,8 +61,19 @@ def watched():
     return found
 
 
-def sentence(error, script):
-    """What went wrong, for a student. script: the name of the file that is graded."""
+def lines_of(module, function):
+    """The line numbers of a function; none if it cannot be found."""
+    try:
+        lines, first = inspect.getsourcelines(inspect.unwrap(attrgetter(function)(module)))
+        return range(first, first + len(lines))
+    except Exception:
+        return ()
+
+
+def sentence(error, script, own=(), check=None):
+    """What went wrong, for a student. script: the name of the file that is graded; own: the line
+    numbers of the exercise's function, of which the deepest is told; check: the name of the check
+    that ran, told where the grader does not say what it was `trying`."""
     if isinstance(error, NotImplementedError):
         return "not done yet"
     if isinstance(error, SyntaxError):
@@ -76,14 +90,20 @@ def sentence(error, script):
         return text
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if Path(frame.filename).name == script]
+    lines = [line for line in lines if line in own] or lines
     place = f" (line {lines[-1]} of {script})" if lines else ""
     if "'NoneType'" in text and not lines:  # the grader stumbled over what it was given
         text += "; is a return missing?"
-    return f"{type(error).__name__}: {text}{place}"
+    text = f"{type(error).__name__}: {text}{place}"
+    if check:
+        words = re.sub(r"^test_[a-z]+_\d+_", "", check).replace("_", " ")
+        text = f"{getattr(error, 'tried', None) or f'In the check {words!r}:'} {text}"
+    return text
 
 
-def outcomes(exercise, module, folder):
-    """[(check, None or what is wrong)] of an exercise of a module in the student's folder."""
+def outcomes(exercise, module, function, folder):
+    """[(check, None or what is wrong)] of an exercise, the body of a function of a module in the
+    student's folder."""
     import course
     course.student = lambda name: None
     script = Path(module.replace(".", "/")).name + ".py"
@@ -96,15 +116,17 @@ def outcomes(exercise, module, folder):
     sys.path[0] = folder
     before, told = watched(), []
     try:
-        setattr(grader, script[:-3], importlib.import_module(module))
+        graded = importlib.import_module(module)
+        setattr(grader, script[:-3], graded)
     except BaseException as error:
         return [(check.__name__, sentence(error, script)) for check in checks]
+    own = lines_of(graded, function)
     for check in checks:
         try:
             check()
             told.append((check.__name__, None))
         except BaseException as error:
-            told.append((check.__name__, sentence(error, script)))
+            told.append((check.__name__, sentence(error, script, own, check.__name__)))
     now = watched()
     if changed := [name for name, value in before.items() if now.get(name) is not value]:
         why = f"{script} exchanges {changed[0]}, which the graders use; leave it alone"
@@ -120,7 +142,8 @@ def main():
     stand_between()
     limit()
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
-    told = outcomes(asked["exercise"], asked["module"], asked["folder"])
+    told = outcomes(asked["exercise"], asked["module"], asked["function"],
+                    asked["folder"])
     os.write(answer, b"\n%s\n" % json.dumps([asked["nonce"], told]).encode())
     os._exit(0)  # whatever waits to run at the exit
 

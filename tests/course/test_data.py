@@ -2,7 +2,7 @@
 from contextlib import contextmanager
 from types import SimpleNamespace
 
-from course import check, equal, refuses, rng, short, student
+from course import check, equal, refuses, rng, short, student, trying
 
 data = student("data")
 
@@ -36,7 +36,7 @@ def example(name):
 
 
 def tokenize(row, role, tokenizer=LETTERS):
-    with without_boxes():
+    with trying(f"tokenize_example for {role}:"), without_boxes():
         got = data.tokenize_example(row, role, tokenizer)
     check(isinstance(got, tuple) and len(got) == 2,
           f"It must return two lists, (ids, loss_mask), not {short(got)}.")

@@ -1,13 +1,15 @@
 """Grader of engine-1 (accept)."""
-from course import equal, rng, student
+from course import equal, rng, student, trying
 
 engine = student("support.engine")
 
 
 def accepts(rule, draft, drawn, tokens, eos_ids=(0,)):
     kept = list(draft), list(drawn)
-    got = engine.accept(draft, drawn, list(eos_ids))
-    equal(f"{rule} accept({draft}, {drawn}, eos_ids={list(eos_ids)})", list(got), tokens)
+    rule = f"{rule} accept({draft}, {drawn}, eos_ids={list(eos_ids)})"
+    with trying(f"{rule}:"):
+        got = list(engine.accept(draft, drawn, list(eos_ids)))
+    equal(rule, got, tokens)
     equal("The arguments must not be changed.", (draft, drawn), kept)
 
 

@@ -3,7 +3,7 @@ import math
 
 import torch
 
-from course import check, close, equal, generator, plain, short, student
+from course import check, close, equal, generator, plain, short, student, trying
 
 infer = student("infer")
 
@@ -28,7 +28,8 @@ def by_hand(logits, temperature, top_k, top_p):
 
 def probabilities(logits, temperature=1.0, top_k=0, top_p=1.0):
     """What top_k_top_p gives each token of each row a share of, from the running sums."""
-    got = infer.top_k_top_p(torch.as_tensor(logits), temperature, top_k, top_p)
+    with trying(f"temperature {temperature}, top_k {top_k}, top_p {top_p}:"):
+        got = infer.top_k_top_p(torch.as_tensor(logits), temperature, top_k, top_p)
     check(isinstance(got, tuple) and len(got) == 2,
           f"It must return (ids, cumulative), not {short(got)}.")
     ids, cumulative = map(plain, got)
@@ -102,7 +103,7 @@ def test_infer_1_running_sums():
     first = plain(ids)[0][0]
     equal("The likeliest token comes first.", first, plain(logits[0].argmax()))
     ids, cumulative = infer.top_k_top_p(logits.bfloat16(), 1.0, 0, 1.0)
-    equal("cumulative is in", cumulative.dtype, torch.float32)
+    equal("cumulative is in float32.", cumulative.dtype, torch.float32)
 
 
 def test_infer_1_temperature_0_is_greedy():

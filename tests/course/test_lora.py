@@ -2,7 +2,7 @@
 import torch
 from torch import nn
 
-from course import check, close, equal, generator, plain, refuses, short, student
+from course import check, close, equal, generator, plain, refuses, short, student, trying
 
 lora = student("lora")
 
@@ -24,7 +24,9 @@ def layer_of(W, A, B, dropout=0.0):
 def output(layer, x, scale):
     """What the layer says of x, with this adapter_scale."""
     layer.adapter_scale = None if scale is None else torch.as_tensor(scale)
-    return layer(torch.as_tensor(x))
+    told = None if scale is None else f"of shape {tuple(layer.adapter_scale.shape)}"
+    with trying(f"With adapter_scale {told}:"):
+        return layer(torch.as_tensor(x))
 
 
 def random_layer(name):
@@ -96,7 +98,7 @@ def test_lora_1_dtype():
     layer, x, scales = random_layer("dtype")
     layer.base.bfloat16()
     y = output(layer, x.bfloat16(), scales)
-    equal("x and W in bfloat16, A and B in float32: the result has the dtype of", y.dtype,
+    equal("x and W in bfloat16, A and B in float32: the result has the dtype of x.", y.dtype,
           torch.bfloat16)
     equal("A stays in float32.", layer.A.dtype, torch.float32)
 
@@ -205,7 +207,8 @@ def scales(rule, names, B=1, T=1):
     """After set_adapter(names), for B sequences of T tokens, each layer must have the scales of
     the named adapters."""
     model = adapted()
-    lora.set_adapter(model, names)
+    with trying(f"{rule} set_adapter({names}):"):
+        lora.set_adapter(model, names)
     nested = [[names] * T] * B if isinstance(names, str) else [
         inner if isinstance(inner, list) else [inner] * T for inner in names]
     for name, known in SCALES.items():

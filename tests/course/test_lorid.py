@@ -1,7 +1,7 @@
 """Graders of lorid-1 (vote), lorid-2 (self_consistency) and lorid-3 (last_boxed)."""
 from contextlib import contextmanager
 
-from course import check, equal, rng, short, student
+from course import check, equal, rng, short, student, trying
 
 lorid = student("lorid")
 
@@ -31,6 +31,7 @@ def hold(conversation, **texts):
             try:
                 requests = conversation.send(reply)
             except StopIteration as end:
+                check(turns, "It must be a generator: no `yield` was reached.")
                 return end.value, turns
             check(isinstance(requests, (list, tuple)) and all(
                 isinstance(r, tuple) and len(r) == 2 for r in requests),
@@ -58,8 +59,9 @@ def told(ir, dr):
 
 def ends(rule, ir, dr, answer, agreed, rounds):
     """The vote with these answers must end so."""
-    verdict = play(ir, dr)
     rule = f"{rule} ({told(ir, dr)})"
+    with trying(rule):
+        verdict = play(ir, dr)
     equal(f"{rule} answer:", verdict.answer, answer)
     equal(f"{rule} agreed:", verdict.agreed, agreed)
     equal(f"{rule} Number of rounds:", len(verdict.rounds), rounds)
@@ -145,8 +147,11 @@ def test_lorid_1_keeps_the_texts():
 
 
 def majority(rule, said, answer):
-    verdict, _ = hold(lorid.self_consistency("How many?", len(said)), ir=map(says, said))
-    equal(f"{rule} (The texts say {', '.join(map(str, said))}.)", verdict.answer, answer)
+    rule = f"{rule} (The texts say {', '.join(map(str, said))}.)"
+    with trying(rule):
+        verdict, _ = hold(lorid.self_consistency("How many?", len(said)), ir=map(says, said))
+        got = verdict.answer
+    equal(rule, got, answer)
     return verdict
 
 
@@ -158,8 +163,13 @@ def test_lorid_2_takes_the_most_frequent_answer():
 
 def test_lorid_2_asks_once():
     _, turns = hold(lorid.self_consistency("How many?", 3), ir=map(says, "123"))
-    equal("It yields once, k equal requests to ir.", turns,
-          [[("ir", lorid.prompt("ir", "How many?"))] * 3])
+    asked = [len(requests) for requests in turns]
+    times = f"{len(asked)} times" if len(asked) > 1 else "once"
+    check(asked == [3], "It yields once, k equal requests to ir: with k = 3 asked "
+          f"{times} for {' and '.join(map(str, sorted(set(asked))))}, expected once for 3.")
+    for request in turns[0]:
+        equal("It yields once, k equal requests to ir.", request,
+              ("ir", lorid.prompt("ir", "How many?")))
 
 
 def test_lorid_2_of_equals_the_first_wins():
@@ -188,7 +198,9 @@ def test_lorid_2_keeps_the_texts():
 
 
 def box(rule, text, expected):
-    equal(f"{rule} ({text})", lorid.last_boxed(text), expected)
+    with trying(f"{rule} ({text})"):
+        got = lorid.last_boxed(text)
+    equal(f"{rule} ({text})", got, expected)
 
 
 def test_lorid_3_finds_what_is_in_the_box():

@@ -60,6 +60,15 @@ def test_model_1_computes_in_float32():
     equal("The result has the dtype of x.", y.dtype, torch.bfloat16)
 
 
+def test_model_1_rounds_before_the_weight():
+    # mean(x^2) = 13; 1 and 5 / sqrt(13) in bfloat16 are 0.27734 and 1.39062, three times that in
+    # bfloat16 0.83203 and 4.1875; without the first rounding it would be 4.15625
+    x = torch.tensor([[1.0, 5.0]], dtype=torch.bfloat16)
+    close("x / sqrt(mean(x^2) + eps) is rounded to the dtype of x before it meets the weight: in "
+          "bfloat16, with weight (3, 3) and eps 0.", norm(2, 0, [3, 3]).bfloat16()(x),
+          [[0.83203125, 4.1875]], 1e-6)
+
+
 # --------------------------------------------------------------------------------------------------
 # model-2
 
@@ -84,7 +93,7 @@ def test_model_2_formula():
         turned = torch.complex(x[..., :D // 2], x[..., D // 2:]) * torch.polar(
             torch.ones_like(angles), angles)
         close("The pair a = x[i], b = x[i + D/2] becomes (a cos t - b sin t, b cos t + a sin t), "
-              "each token's by its own angles.", model.apply_rope(x, *rotation(angles)),
+              "with the angles of its token.", model.apply_rope(x, *rotation(angles)),
               torch.cat((turned.real, turned.imag), -1))
 
 
@@ -100,9 +109,10 @@ def test_model_2_pairs():
 
 
 def test_model_2_sign():
-    close("The sign: the pair (1, 0), turned by 90 degrees, must become (0, 1), not (0, -1).",
-          rope([1.0, 0.0], [math.pi / 2]), [0, 1])
-    close("The sign: the pair (0, 1), turned by 90 degrees, must become (-1, 0).",
+    hint = "The first half of sin is negated already, x's must not be negated again."
+    close("The sign: the pair (1, 0), turned by 90 degrees, must become (0, 1), not (0, -1). "
+          + hint, rope([1.0, 0.0], [math.pi / 2]), [0, 1])
+    close("The sign: the pair (0, 1), turned by 90 degrees, must become (-1, 0). " + hint,
           rope([0.0, 1.0], [math.pi / 2]), [-1, 0])
 
 

@@ -63,6 +63,13 @@ def test_train_1_formula():
             "the last 3 supervised).", drawn("loss", 6), "loss")
 
 
+def test_train_1_a_sum_not_a_mean():
+    examples = drawn("sum", 6)
+    model = Causal("sum")
+    once, twice = (train.summed_loss(model, examples * n).item() for n in (1, 2))
+    close("The loss is a sum: of a text that comes twice it is twice as large.", twice, 2 * once)
+
+
 def test_train_1_each_token_is_predicted_by_the_one_before():
     loss_is("The logits at position t are for token t + 1: of the tokens 3 5 2, with the mask "
             "0 1 0, -log p(5 | 3) is all.", [([3, 5, 2], [0, 1, 0])], "shift")
@@ -76,13 +83,6 @@ def test_train_1_the_prompt_does_not_count():
     expected = [by_hand(model, [([1, 2, 3, 4], mask)]) for mask in ([0, 0, 0, 1], [0, 1, 1, 1])]
     close("The prompt's tokens must not count: the tokens 1 2 3 4 with the masks 0 0 0 1 and "
           "0 1 1 1.", got, expected)
-
-
-def test_train_1_a_sum_not_a_mean():
-    examples = drawn("sum", 6)
-    model = Causal("sum")
-    once, twice = (train.summed_loss(model, examples * n).item() for n in (1, 2))
-    close("The loss is a sum: of a text that comes twice it is twice as large.", twice, 2 * once)
 
 
 def test_train_1_padding_does_not_count():
@@ -114,7 +114,7 @@ def test_train_1_gradient():
 def test_train_1_float32():
     model, examples = Causal("float32", torch.bfloat16), drawn("float32", 9)
     loss = train.summed_loss(model, examples)
-    equal("The loss of a model in bfloat16 is computed in", loss.dtype, torch.float32)
+    equal("The loss of a model in bfloat16 is computed in float32.", loss.dtype, torch.float32)
     close("The loss of a model in bfloat16 is computed in float32.", loss, by_hand(model, examples),
           1e-2)
 

@@ -176,7 +176,7 @@ MISTAKES = {
      'tensor")\n', "", "bytes follow the last tensor"),
     ('            check(8 + length + end <= size, f"{name} runs past its end")\n', "            "
      "if 8 + length + end > size:\n                return tensors\n", "runs past the end"),
-    ('        header.pop("__metadata__", None)\n', "", "was refused"),
+    ('header.pop("__metadata__", {})', "{}", "was refused"),
     ("        entries = sorted((", "        entries = list((", "was refused"),
     ("KeyError, ", "", "without offsets"),
     (('"rb"', "ACCESS_COPY"), ('"r+b"', "ACCESS_WRITE"), "leave the file alone"),

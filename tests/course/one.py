@@ -120,13 +120,15 @@ def outcomes(exercise, module, function, folder):
         setattr(grader, script[:-3], graded)
     except BaseException as error:
         return [(check.__name__, sentence(error, script)) for check in checks]
-    own = lines_of(graded, function)
+    own, said = lines_of(graded, function), {}
     for check in checks:
         try:
             check()
             told.append((check.__name__, None))
         except BaseException as error:
-            told.append((check.__name__, sentence(error, script, own, check.__name__)))
+            # the same error in many checks is told once, with the first of them
+            why = sentence(error, script, own, check.__name__)
+            told.append((check.__name__, said.setdefault(sentence(error, script, own), why)))
     now = watched()
     if changed := [name for name, value in before.items() if now.get(name) is not value]:
         why = f"{script} exchanges {changed[0]}, which the graders use; leave it alone"

@@ -131,21 +131,21 @@ def summary(method, rows, outcomes, strict=False, seconds=None):
         "unread": sum(outcome.tokens.count(0) for outcome in outcomes), "seconds": seconds}
 
 
-def measure(engine, method, rows, conversation, args, temperature=0.0):
-    """Hold a conversation about each row: (outcomes, their line of the table)."""
+def measure(engine, journal, method, rows, conversation, args, temperature=0.0):
+    """Hold a conversation about each row: (outcomes, their line). The journal keeps its texts."""
     mine = rows[engine.rank::engine.world_size]  # every n-th question is ours
 
     def progress(done):  # of several processes, the first tells its share
-        args.journal.place = f"{method}: {done}/{len(mine)} questions"
+        journal.place = f"{method}: {done}/{len(mine)} questions"
         if sys.stderr.isatty() and not engine.rank:
-            print(f"\r{args.journal.place}", end="\n" * (done == len(mine)), file=sys.stderr)
+            print(f"\r{journal.place}", end="\n" * (done == len(mine)), file=sys.stderr)
 
-    start = time.time() - args.journal.begin(method, temperature)
+    spent, start = journal.begin(method, temperature), time.monotonic()
     engine.draw = sampler(args, temperature)
-    shares = all_gather(engine.run(map(conversation, mine), progress, args.journal))
+    shares = all_gather(engine.run(map(conversation, mine), progress, journal))
     # question i went to process i % n, as its i // n-th
     outcomes = [shares[i % len(shares)][i // len(shares)] for i in range(len(rows))]
-    return outcomes, summary(method, rows, outcomes, args.strict, time.time() - start)
+    return outcomes, summary(method, rows, outcomes, args.strict, spent + time.monotonic() - start)
 
 
 def for_rows(conversation, *more):
@@ -153,12 +153,12 @@ def for_rows(conversation, *more):
     return lambda row: conversation(row["question"], *more)
 
 
-def evaluate(engine, rows, args):
+def evaluate(engine, journal, rows, args):
     """Either system alone and the vote: an (outcomes, line) of each."""
-    vote = for_rows(lorid.vote, args.rounds)
-    return (measure(engine, "IR alone, greedy", rows, for_rows(lorid.system1), args),
-            measure(engine, "KG -> DR alone, greedy", rows, for_rows(lorid.system2), args),
-            measure(engine, "LoRID", rows, vote, args, args.temperature))
+    held, vote = partial(measure, engine, journal), for_rows(lorid.vote, args.rounds)
+    return (held("IR alone, greedy", rows, for_rows(lorid.system1), args),
+            held("KG -> DR alone, greedy", rows, for_rows(lorid.system2), args),
+            held("LoRID", rows, vote, args, args.temperature))
 
 
 def shortened(rows, outcomes, conversation, size):
@@ -187,7 +187,7 @@ def mean_of_samples(rows, outcomes, k):
     return line
 
 
-def study(engine, rows, args):
+def study(engine, journal, rows, args):
     """What else could explain the result? The Deep Reasoner without knowledge and with the
     teacher's; as many texts as LoRID's, all from the Intuitive Reasoner; fewer rounds.
 
@@ -195,16 +195,16 @@ def study(engine, rows, args):
     def with_rules(row):
         return lorid.system2(row["question"], "\n".join(row["knowledge"]))
 
-    (_, ir), (_, kg_dr), (votes, voted) = evaluate(engine, rows, args)
+    (_, ir), (_, kg_dr), (votes, voted) = evaluate(engine, journal, rows, args)
     name, without_rules = "DR without knowledge, greedy", for_rows(lorid.system2, "")
-    lines = [ir, kg_dr, measure(engine, name, rows, without_rules, args)[1]]
+    lines = [ir, kg_dr, measure(engine, journal, name, rows, without_rules, args)[1]]
     if all(row["knowledge"] for row in rows):
         name = "DR with the teacher's knowledge, greedy"
-        lines.append(measure(engine, name, rows, with_rules, args)[1])
+        lines.append(measure(engine, journal, name, rows, with_rules, args)[1])
     # at least LoRID's texts, and about its tokens
     k = math.ceil(max(voted["texts"], voted["tokens"] / max(1, ir["tokens"])))
-    many, _ = measure(engine, "self-consistency", rows, for_rows(lorid.self_consistency, k), args,
-                      args.temperature)
+    many, _ = measure(engine, journal, "self-consistency", rows,
+                      for_rows(lorid.self_consistency, k), args, args.temperature)
     by_round = [summary(f"LoRID, {r} round{'s' * (r > 1)}", rows,
                         shortened(rows, votes, lorid.vote, r), args.strict)
                 for r in range(1, args.rounds + 1)]
@@ -380,7 +380,10 @@ def arguments():
         parser.error("--ask takes one question and no --data, --study, --json, --html or --plot.")
     if args.plot and not args.study:
         parser.error("--plot draws what --study measures; give both.")
-    check_outputs({"--json": args.json, "--html": args.html, "--plot": args.plot}, [args.data])
+    folders = [args.model, *adapters(args).values()]
+    check_outputs({"--json": args.json, "--json's journal": args.json and f"{args.json}.journal",
+                   "--html": args.html, "--plot": args.plot},
+                  [args.data, *folders, *(Path("models", name) for name in folders)])
     if args.plot:
         check_plot(args.plot)
     return args
@@ -413,11 +416,11 @@ def main():
     about, folders = settings(args, engine, rows), {"model": args.model, **adapters(args)}
     told = ", ".join(f"{key.replace('_', '-')} {value}" for key, value in about.items())
     more = {"device": engine.model.device.type, "template": engine.tokenizer.template}
-    with open_journal(args.json, about | more, rows, folders) as args.journal:
+    with open_journal(args.json, about | more, rows, folders) as journal:
         if args.study:
-            lines, curves, votes = study(engine, rows, args)
+            lines, curves, votes = study(engine, journal, rows, args)
         else:
-            *_, (votes, _) = pairs = evaluate(engine, rows, args)
+            *_, (votes, _) = pairs = evaluate(engine, journal, rows, args)
             lines, curves = [line for _, line in pairs], {}
         if args.plot and not engine.rank:
             plot_study(curves, args.plot)

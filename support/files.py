@@ -4,6 +4,7 @@ import json
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 import time
 from contextlib import contextmanager, suppress
@@ -15,6 +16,15 @@ REMEDIES = {errno.ENOSPC: "make room on that disk", errno.EFBIG: "raise the limi
             getattr(errno, "EDQUOT", None): "your quota is used up, make room"}
 REMEDIES |= dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM),
                           "choose a place that may be written to")
+REMEDIES |= {errno.ENOENT: "make its folder, or name another place",
+             errno.ENAMETOOLONG: "give a shorter name",
+             errno.EISDIR: "move that folder away, or name another file"}
+REMEDIES |= dict.fromkeys((errno.ENOTDIR, errno.EEXIST),
+                          "a part of its path is a file; name another place")
+
+# What opens the file at a place itself: no link is followed, and no pipe is waited for
+PLAIN = os.O_CREAT | os.O_RDWR | os.O_APPEND | sum(
+    getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
 
 
 @contextmanager
@@ -101,10 +111,27 @@ def lock(file):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+def open_plain(path, _):
+    """For `open`: a file's descriptor. Raises OSError for links, folders, pipes and devices."""
+    descriptor = os.open(path, PLAIN, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "It is a pipe or a device")
+    return descriptor
+
+
 def open_locked(path):
     """Open a file for appending, and for this process alone. Raises ValueError if another has it
-    open in this way."""
-    file = open(path, "a+b")
+    open in this way, or if something else than a file is there: what was planted as a link would
+    have its target overwritten."""
+    try:
+        file = open(path, "a+b", opener=open_plain)
+    except OSError as error:
+        if error.errno in REMEDIES and error.errno != errno.EISDIR:
+            with explained(path):
+                raise
+        raise ValueError(f"{path} cannot be opened as a plain file: {error.strerror}; move it "
+                         "away.") from None
     try:
         lock(file)
     except (BlockingIOError, PermissionError):
@@ -116,14 +143,16 @@ def open_locked(path):
 
 def check_outputs(flags, inputs=()):
     """Raise a ValueError that says why, if one of {flag: the file it names or None} could not be
-    written in the end, or would overwrite another or one of the inputs."""
-    taken = [Path(path).resolve() for path in inputs if path]
+    written in the end, or would overwrite another, or one of the inputs or a file in a folder of
+    these."""
+    taken = {Path(path).resolve() for path in inputs if path}
     for flag, path in flags.items():
         if not path:
             continue
-        if Path(path).exists() and not Path(path).is_file():
+        if os.path.exists(path) and not os.path.isfile(path):
             raise ValueError(f"{flag} {path} is no file but a folder or a device; name a file.")
-        if Path(path).resolve() in taken:
+        place, folder = Path(path).resolve(), Path(path).parent.resolve()
+        if place in taken or (folder in taken and os.path.lexists(path)):
             raise ValueError(f"{flag} {path} would overwrite another file of this command; name "
                              "a new one.")
         try:
@@ -131,4 +160,4 @@ def check_outputs(flags, inputs=()):
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or error
             raise ValueError(f"{flag} {path} cannot be written: {why}") from None
-        taken.append(Path(path).resolve())
+        taken.add(place)

@@ -5,7 +5,6 @@ texts depend on. Started again, the same command takes these texts from there an
 others: no text depends on another but through its prompt. When FILE is written, the journal goes.
 Under torchrun each process has a file (FILE.journal, FILE.journal.1, ...), and all read all.
 """
-import errno
 import hashlib
 import json
 import os
@@ -17,11 +16,12 @@ from glob import escape, glob
 from pathlib import Path
 
 from support.distributed import get_rank
-from support.files import explained, open_locked
+from support.files import atomic_write, explained, open_locked
 from support.settings import differences, digest_model, digest_rows
 
 # Settings that change no text, or are names of what is looked into
 FREE = {"strict", "threads", "date", "data", "model"}
+HEAD = b'{"evaluation": {"--'  # how each journal begins
 
 
 class Journal:
@@ -36,7 +36,7 @@ class Journal:
     def begin(self, method, temperature):
         """Say what is written from now on; returns the seconds that it took in earlier runs."""
         self.method, self.temperature, self.place = method, temperature, method
-        self.clock = time.time()
+        self.clock = time.monotonic()
         return self.spent[method]
 
     def key(self, question, number, role, prompt):
@@ -47,27 +47,44 @@ class Journal:
         return self.texts.get(self.key(*key), default)
 
     def __setitem__(self, key, text):
-        key, before, self.clock = self.key(*key), self.clock, time.time()
+        key, before, self.clock = self.key(*key), self.clock, time.monotonic()
         self.texts[key] = text
         seconds = 0 if get_rank() else self.clock - before  # processes work side by side
         self.append([*key, *text, self.method, seconds])
 
     def append(self, entry):
         if self.file:
+            self.check_place()
             line = json.dumps(entry).encode() + b"\n"
-            with explained(self.path):  # of a line for which there is no room, a disk takes a part
-                if os.write(self.file.fileno(), line) < len(line):
-                    raise OSError(errno.ENOSPC, "No space left on device")
+            with explained(self.file.name):
+                while line:  # of what has no room a part is taken; the second write says why
+                    line = line[os.write(self.file.fileno(), line):]
+
+    def check_place(self):
+        """Raise ValueError if the file has been moved, deleted or replaced: no other run would see
+        its lock, nor its texts. What was deleted is written again."""
+        name = self.file.name
+        try:
+            if os.path.samestat(os.stat(name), os.fstat(self.file.fileno())):
+                return
+            kept = "what is there now was left alone; wait for the run that writes it"
+        except FileNotFoundError:
+            self.file.seek(0)
+            atomic_write(name, [self.file.read()])
+            kept = "it is written again, and the same command goes on from there"
+        raise ValueError(f"{name} vanished during the run: {kept}.")
 
     def open(self, settings):
         """Take this process's file for this run alone, and read all processes' files. Raises
         ValueError if one was begun with other settings, or another run has it."""
         own = Path(f"{self.path}.{get_rank()}" if get_rank() else self.path)
-        own.parent.mkdir(parents=True, exist_ok=True)
+        with explained(own):
+            own.parent.mkdir(parents=True, exist_ok=True)
         self.file = open_locked(own)
-        if not own.stat().st_size:
+        end = self.read(own, settings)
+        self.file.truncate(end)  # a kill may have torn the last line, or the first
+        if not end:
             self.append({"evaluation": settings})
-        self.file.truncate(self.read(own, settings))  # a kill may have torn the last line
         for path in {*self.files()} - {own}:
             self.read(path, settings)
 
@@ -78,9 +95,9 @@ class Journal:
     def read(self, path, settings):
         """Take in the texts of a file; returns where its last whole line ends."""
         content = path.read_bytes()
-        if not content:  # another process has just made it
-            return 0
         end = content.rfind(b"\n") + 1
+        if not end and (HEAD.startswith(content) or content.startswith(HEAD)):
+            return 0  # another process has just made it, or was killed in its first line
         head, *lines = content[:end].split(b"\n")
         try:
             changed = differences(json.loads(head)["evaluation"], settings)
@@ -93,9 +110,10 @@ class Journal:
         for line in lines:
             try:
                 *key, text, tokens, truncated, method, seconds = json.loads(line)
-                if (type(text), type(tokens), type(truncated)) == (str, int, bool):
+                types = type(text), type(tokens), type(truncated)
+                if types == (str, int, bool) and 0 <= tokens < 1e9 and 0 <= seconds < 1e9:
                     self.texts[tuple(key)] = text, tokens, truncated
-                self.spent[method] += seconds
+                    self.spent[method] += seconds
             except (ValueError, TypeError, RecursionError):
                 pass  # it will be written again
         return end
@@ -125,4 +143,4 @@ def open_journal(file, settings, rows, folders):
             journal.file.close()
     if file and not get_rank():
         for path in journal.files():
-            path.unlink()
+            path.unlink(missing_ok=True)

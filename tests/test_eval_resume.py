@@ -22,7 +22,7 @@ from test_scheduling import random_base
 
 import infer
 from support.engine import Engine
-from support.files import lock
+from support.files import atomic_write, lock, open_locked
 from support.journal import Journal
 from support.tokenizer import Tokenizer
 from tiny.world import toy
@@ -108,11 +108,13 @@ def written(monkeypatch):
 
 
 def test_wherever_it_is_killed_it_goes_on_and_writes_only_what_is_missing(work, whole, written):
-    """From first parts of a journal: the same table and JSON, and each text once."""
+    """From first parts of a journal, of its first line, too: the same table and JSON, and each
+    text once."""
     said, content = whole
     total, rng = content.count(b"\n") - 1, random.Random(0)
     head = content.index(b"\n") + 1
-    cuts = [0, head, len(content) - 1, len(content), *rng.sample(range(head, len(content)), 6)]
+    cuts = [0, 1, 150, head - 1, head, len(content) - 1, len(content),
+            *rng.sample(range(head, len(content)), 6)]
     assert total > 50 and b"LoRID" in content
     for cut in cuts:
         written.clear()
@@ -122,6 +124,23 @@ def test_wherever_it_is_killed_it_goes_on_and_writes_only_what_is_missing(work, 
         assert len(written) == total - there and not work.journal.exists()
 
 
+def test_it_may_be_killed_again(work, whole, written, monkeypatch):
+    """A line that was torn is gone from the file: the next one stands alone."""
+    said, content = whole
+    lines = content.splitlines(keepends=True)
+    work.journal.write_bytes(b"".join(lines[:9]) + lines[9][:20])
+    with monkeypatch.context() as patch:
+        interrupt_after(3, patch)
+        assert work.run().returncode == 130
+    again = work.journal.read_bytes()
+    assert again.startswith(b"".join(lines[:9])) and again.count(b"\n") == 9 + 3
+    assert [json.loads(line)[:8] for line in again.splitlines()[1:]] \
+        == [json.loads(line)[:8] for line in lines[1:12]]
+    work.journal.write_bytes(again[:-5])
+    written.clear()
+    assert work.said(work.run()) == said and len(written) == len(lines) - 1 - 10
+
+
 def test_damaged_lines_are_written_again(work, whole, written):
     said, content = whole
     lines = content.splitlines(keepends=True)
@@ -129,8 +148,13 @@ def test_damaged_lines_are_written_again(work, whole, written):
     lines[11] = lines[11].replace(b", false,", b", 5,").replace(b", true,", b", 5,")
     lines[13] = lines[13][:20] + lines[14]  # two processes cannot, a disk can
     lines[14] = b""
+    for i, seconds in (16, b"1" + b"0" * 400), (18, b"NaN"), (20, b"-5.0"), (22, b"[" * 9999 + b"]" * 9999):
+        lines[i] = lines[i].rpartition(b" ")[0] + b" " + seconds + b"]\n"
+    lines[24] = lines[24].replace(b", false,", b"0" * 400 + b", false,") \
+        .replace(b", true,", b"0" * 400 + b", true,")
     work.journal.write_bytes(b"".join(lines))
-    assert work.said(work.run()) == said and len(written) == 6
+    assert work.said(work.run()) == said and len(written) == 11
+    assert "nan" not in work.json.read_text().lower()
 
 
 def test_seconds_are_the_sum_of_what_was_spent(work, whole):
@@ -277,9 +301,9 @@ def changed_weights(work):
     (work.base / "dr" / "adapter_model.safetensors").write_bytes(weights)
 
 
-def changed_alpha(work):
+def changed_dropout(work):
     copy_base(work)
-    edit_json(work.base / "kg" / "adapter_config.json", lora_alpha=3)
+    edit_json(work.base / "kg" / "adapter_config.json", lora_dropout=0.25)
 
 
 def changed_base(work):
@@ -300,7 +324,7 @@ def copy_base(work):
     (changed_rows(question="What is 7+8?"), "--data 6 rows"),
     (changed_rows(knowledge=["Add."]), "--data 6 rows"),
     (changed_rows(answer="8"), "--data 6 rows"),
-    (changed_weights, "--dr dr "), (changed_alpha, "--kg kg "), (changed_base, "--model base ")],
+    (changed_weights, "--dr dr "), (changed_dropout, "--kg kg "), (changed_base, "--model base ")],
     ids=str)
 def test_other_settings_are_refused_by_name(work, whole, written, flags, says):
     """All of them that differ, old and new; and the journal is left alone."""
@@ -325,11 +349,90 @@ def test_what_changes_no_text_may_change(work, whole, written):
 
 @pytest.mark.parametrize("content", [
     b"mine", b"mine\n", b"{}\n", b'{"evaluation": 5}\n', b"[" * 9999,
-    b'{"key": "a", "knowledge": ["Add."]}\n' * 3])
+    b'{"key": "a", "knowledge": ["Add."]}\n' * 3, b'{"evaluation": {"a": ' + b"[" * 9999 + b"]" * 9999 + b"}}\n",
+    b'{"evaluation": {"--a": ' + b"[" * 9999 + b"\n", b'{"evaluation": ["--'])
 def test_a_file_that_is_no_journal_is_left_alone(work, content):
     work.journal.write_bytes(content)
     assert_refused(work.run(), f"{work.journal} is no journal of an evaluation")
     assert work.journal.read_bytes() == content
+
+
+def pipe(journal, mine):
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("no pipes here")
+    os.mkfifo(journal)
+
+
+@pytest.mark.parametrize("plant, why", [
+    (Path.symlink_to, "symbolic links"), (lambda journal, mine: journal.mkdir(), "is no file"),
+    (pipe, "is no file")])
+def test_what_is_planted_in_its_place_is_left_alone(work, plant, why):
+    mine = work.folder / "mine"
+    mine.write_bytes(b"")
+    plant(work.journal, mine)
+    assert_refused(work.run(), str(work.journal), why)
+    assert mine.read_bytes() == b"" and work.journal.exists()
+    with pytest.raises(ValueError, match=f"{work.journal} cannot be opened as a plain file: .*; "
+                                         "move it away"):
+        open_locked(work.journal)
+    mine.unlink()
+    if work.journal.is_symlink():  # to nothing: no file is made there
+        assert_refused(work.run(), "cannot be opened as a plain file")
+        assert not mine.exists()
+
+
+def test_what_is_opened_keeps_its_name_and_its_content(tmp_path):
+    (tmp_path / "a").write_bytes(b"old")
+    with open_locked(tmp_path / "a") as file:
+        file.write(b"new")
+        assert Path(file.name) == tmp_path / "a"
+    assert (tmp_path / "a").read_bytes() == b"oldnew"
+    for path in "none/a", "a/a", "n" * 300:
+        with pytest.raises(OSError, match=f"{path} cannot be written: .*; .*[.]$"):
+            open_locked(tmp_path / path)
+
+
+@pytest.mark.parametrize("path, remedy", [
+    ("folder", "move that folder away"), ("file/a", "another place"), ("n" * 250, "a shorter name"),
+    ("gone/a", "make its folder")])
+def test_what_cannot_be_written_is_named_with_a_remedy(tmp_path, monkeypatch, path, remedy):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_bytes(b"")
+    if path == "gone/a":  # deleted in the same moment
+        monkeypatch.setattr(Path, "mkdir", lambda *_, **__: None)
+    with pytest.raises(OSError) as refusal:
+        atomic_write(tmp_path / path, [b"x"])
+    said = str(refusal.value)
+    assert said.startswith(f"{tmp_path / path} cannot be written: ") and remedy in said
+    assert "Errno" not in said and ".tmp" not in said
+
+
+def replace(journal):
+    journal.rename(journal.with_name("moved"))
+    journal.write_bytes(b"of another run")
+
+
+@pytest.mark.parametrize("vanish, says", [
+    (Path.unlink, "written again"), (replace, "left alone")])
+def test_a_journal_that_vanishes_stops_the_run(work, whole, monkeypatch, vanish, says):
+    """Its lock would hold no more. What was written is not lost."""
+    said, content = whole
+    plain, texts = Journal.__setitem__, []
+
+    def keep(self, key, text):
+        plain(self, key, text)
+        texts.append(text)
+        if len(texts) == 9:
+            vanish(work.journal)
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "__setitem__", keep)
+        assert_refused(work.run(), f"{work.journal} vanished during the run: ", says)
+    assert len(texts) == 9 and not work.json.exists()
+    if vanish is replace:
+        assert work.journal.read_bytes() == b"of another run"
+        work.journal.with_name("moved").rename(work.journal)
+    assert work.journal.read_bytes().count(b"\n") == 1 + 9
+    assert work.said(work.run()) == said
 
 
 def test_a_second_run_is_refused(work, whole):
@@ -340,18 +443,22 @@ def test_a_second_run_is_refused(work, whole):
     assert work.journal.read_bytes() == whole[1] and work.run().returncode == 0
 
 
-def test_a_full_disk_costs_nothing_of_what_is_written(work, whole):
-    """The system refuses to let the file grow: a line is written in part."""
+@pytest.mark.parametrize("share", [0.5, 0.01], ids=["in a text", "in the first line"])
+def test_a_full_disk_costs_nothing_of_what_is_written(work, whole, share):
+    """The system refuses to let the file grow: a line is written in part, and the true reason
+    said, with what helps."""
     resource = pytest.importorskip("resource")
     said, content = whole
+    room = int(share * len(content))
+    assert (room < content.index(b"\n")) == (share < 0.5)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(content) // 2, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
     try:
         done = work.run()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert_refused(done, f"{work.journal} cannot be written: ")
-    assert work.journal.stat().st_size == len(content) // 2
+    assert_refused(done, f"{work.journal} cannot be written: File too large; raise the limit")
+    assert work.journal.stat().st_size == room
     assert work.said(work.run()) == said
 
 
@@ -369,6 +476,13 @@ def few(folder, *words):
     (["--study", "--plot", "t.xyz"], "--plot t.xyz: Format 'xyz' is not supported"),
     (["--study", "--plot", "."], "--plot . is no file"),
     (["--study", "--plot", "/proc/t.png"], "/proc/t.png cannot be written"),
+    (["--json", "v", "--html", "v.journal"], "--html v.journal would overwrite"),
+    (["--json", "v", "--study", "--plot", "v.journal"], "--plot v.journal would overwrite"),
+    (["--data", "v.journal", "--json", "v"], "--json's journal v.journal would overwrite"),
+    (["--json", "BASE/tokenizer.json"], "tokenizer.json would overwrite"),
+    (["--html", "BASE/dr/../config.json"], "config.json would overwrite"),
+    (["--json", "BASE/ir/adapter_config.json"], "adapter_config.json would overwrite"),
+    (["--study", "--plot", "BASE/kg/adapter_model.safetensors"], "would overwrite"),
     (["--ask", "1+1?", "--json", "t.json"], "--ask"), (["--ask", "1+1?", "--study"], "--ask"),
     (["--ask", "1+1?", "--study", "--plot", "t.png"], "--ask"),
     (["--ask", "", "--json", "t.json"], "--ask")])
@@ -379,6 +493,7 @@ def test_outputs_are_checked_before_the_work(tmp_path, base, monkeypatch, words,
     monkeypatch.setattr(infer, "load", lambda args: pytest.fail("began to work"))
     (tmp_path / "rows.jsonl").write_text('{"question": "What is 1+1?", "answer": "2"}\n')
     data = [] if "--ask" in words else ["--data", "rows.jsonl"]
+    words = [word.replace("BASE", str(base)) for word in words]
     done = run(*few(base, *data, *words), cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "") and "Traceback" not in done.stderr
     assert says in done.stderr.splitlines()[-1]

@@ -33,18 +33,16 @@ def tally(rounds):
     >>> tally([lorid.Round("--> 6 END", "", "--> 8 END"), lorid.Round("--> 8 END", "", "--> 8.0")])
     'So far: 8 (System 1 once, System 2 twice), 6 (System 1 once).'
     """
-    first_written, systems = {}, (Counter(), Counter())
+    spelling, ballots = {}, {}  # canonical form -> how it was first written; who gave it how often
     for played in rounds:
-        for system, text in zip(systems, (played.intuitive, played.deep), strict=True):
-            if (answer := lorid.extract_answer(text)) is not None:
-                key = canonical(answer)
-                first_written.setdefault(key, answer)
-                system[key] += 1
+        for i, text in enumerate((played.intuitive, played.deep), 1):
+            if answer := lorid.extract_answer(text):
+                spelling.setdefault(canonical(answer), answer)
+                ballots.setdefault(canonical(answer), Counter())[i] += 1
     told, times = [], {1: "once", 2: "twice"}
-    for key in sorted(first_written, key=lambda key: -sum(system[key] for system in systems)):
-        each = [f"System {i} {times.get(system[key], f'{system[key]} times')}"
-                for i, system in enumerate(systems, 1) if system[key]]
-        told.append(f"{first_written[key]} ({', '.join(each)})")
+    for key, counts in sorted(ballots.items(), key=lambda item: -item[1].total()):
+        each = [f"System {i} {times.get(n, f'{n} times')}" for i, n in sorted(counts.items())]
+        told.append(f"{spelling[key]} ({', '.join(each)})")
     return f"So far: {', '.join(told) or 'nothing'}."
 
 

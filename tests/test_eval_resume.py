@@ -27,6 +27,8 @@ from support.journal import Journal
 from support.tokenizer import Tokenizer
 from tiny.world import toy
 
+DEEP = b"[" * 9999 + b"]" * 9999  # JSON, but too deep for Python
+
 
 @pytest.fixture(scope="module", autouse=True)
 def texts_answer():
@@ -148,7 +150,7 @@ def test_damaged_lines_are_written_again(work, whole, written):
     lines[11] = lines[11].replace(b", false,", b", 5,").replace(b", true,", b", 5,")
     lines[13] = lines[13][:20] + lines[14]  # two processes cannot, a disk can
     lines[14] = b""
-    for i, seconds in (16, b"1" + b"0" * 400), (18, b"NaN"), (20, b"-5.0"), (22, b"[" * 9999 + b"]" * 9999):
+    for i, seconds in (16, b"1" + b"0" * 400), (18, b"NaN"), (20, b"-5.0"), (22, DEEP):
         lines[i] = lines[i].rpartition(b" ")[0] + b" " + seconds + b"]\n"
     lines[24] = lines[24].replace(b", false,", b"0" * 400 + b", false,") \
         .replace(b", true,", b"0" * 400 + b", true,")
@@ -349,7 +351,7 @@ def test_what_changes_no_text_may_change(work, whole, written):
 
 @pytest.mark.parametrize("content", [
     b"mine", b"mine\n", b"{}\n", b'{"evaluation": 5}\n', b"[" * 9999,
-    b'{"key": "a", "knowledge": ["Add."]}\n' * 3, b'{"evaluation": {"a": ' + b"[" * 9999 + b"]" * 9999 + b"}}\n",
+    b'{"key": "a", "knowledge": ["Add."]}\n' * 3, b'{"evaluation": {"--a": ' + DEEP + b"}}\n",
     b'{"evaluation": {"--a": ' + b"[" * 9999 + b"\n", b'{"evaluation": ["--'])
 def test_a_file_that_is_no_journal_is_left_alone(work, content):
     work.journal.write_bytes(content)

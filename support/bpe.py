@@ -55,7 +55,8 @@ def known(symbols, bpe):
 
 
 def by_tiktoken(merges, vocab, raw_of):
-    """A function from a word's bytes to its ids, by tiktoken, ten times as fast as `join`; None if
+    """A function from a word's bytes to its ids, by tiktoken, 20 times or more as fast as `join` on
+    words; None if
     it could differ. vocab: {token: id}, raw_of: {token: its bytes}.
 
     tiktoken joins any neighbours that make a token, first those of the lowest id. That is the same

@@ -17,7 +17,8 @@ shorten.maxstring = shorten.maxlong = shorten.maxother = 60
 
 def shown(value):
     """A value of a file as Python writes it, cut to a line."""
-    return shorten.repr(value)
+    text = shorten.repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def require(path, *checks):
@@ -87,12 +88,12 @@ def check_config(path, c):
         (family in ("llama", "mistral", "qwen2"),
          f"model_type is {shown(family)}; this decoder knows llama, mistral and qwen2."),
         (not c.get("quantization_config"),
-         "the weights are quantised; use the folder of the original model."),
+         "quantization_config: the weights are quantised; use the folder of the original model."),
         (c.get("hidden_act", "silu") == "silu" and not c.get("mlp_bias"),
          "hidden_act must be silu and mlp_bias false; this decoder's MLP has no other form."))
     check_numbers(path, c, SIZES, needed=NEEDED)
     check_numbers(path, c, {"rms_norm_eps": (1e-30, 1)} | THETA, whole=False)
-    check_flags(path, c, "tie_word_embeddings", "attention_bias", "use_sliding_window")
+    check_flags(path, c, "tie_word_embeddings", "attention_bias", "use_sliding_window", "mlp_bias")
     H, C = c["num_attention_heads"], c["hidden_size"]
     K = c.get("num_key_value_heads") or (8 if family == "mistral" else H)
     require(
@@ -122,21 +123,22 @@ def check_rope(path, c):
     for key in ("rope_parameters", "rope_scaling"):
         require(path, (c.get(key) is None or isinstance(c[key], dict),
                        f"{key} is {shown(c.get(key))}; it must be an object."))
-    rope = c.get("rope_parameters") or c.get("rope_scaling") or {}
+    where = "rope_parameters" if c.get("rope_parameters") else "rope_scaling"
+    rope = c.get(where) or {}
     plain = "default" if rope.keys() <= {"rope_theta"} else None
     kind = next((rope[key] for key in ("rope_type", "type") if rope.get(key) is not None), plain)
     lost = [key for key in LLAMA3 if kind == "llama3" and rope.get(key) is None]
     partial = [found.get("partial_rotary_factor") for found in (c, rope)]
-    check_numbers(path, rope, THETA | LLAMA3, whole=False)
+    check_numbers(f"{path}: {where}", rope, THETA | LLAMA3, whole=False)
     require(
         path,
         (kind in ("default", "llama3"),
-         f"rope scaling of the kind {shown(kind)} is not built here, only llama3."),
-        (not lost, f"llama3 rope scaling lacks {' and '.join(lost)}."),
-        (all(part in (None, 1) for part in partial),
+         f"{where}: rope scaling of the kind {shown(kind)} is not built here, only llama3."),
+        (not lost, f"{where}: llama3 rope scaling lacks {' and '.join(lost)}."),
+        (all(part is None or is_number(part, 1, 1) for part in partial),
          f"partial_rotary_factor is {shown(partial)}; this decoder turns all channels."))
     require(path, (kind == "default" or rope["low_freq_factor"] < rope["high_freq_factor"],
-                   "low_freq_factor must be smaller than high_freq_factor."))
+                   f"{where}: low_freq_factor must be smaller than high_freq_factor."))
     return rope, kind == "llama3"
 
 
@@ -153,16 +155,17 @@ def check_end(path, ends, vocab_size):
 # adapter_config.json
 
 # What peft can set and this LoRA does not compute.
-STRANGE = ("use_dora", "fan_in_fan_out", "modules_to_save", "rank_pattern", "alpha_pattern",
-           "lora_bias", "layer_replication", "alora_invocation_tokens", "use_qalora", "use_bdlora",
-           "arrow_config", "kasa_config")
+FLAGS = ("use_dora", "fan_in_fan_out", "lora_bias", "use_qalora")
+STRANGE = ("modules_to_save", "rank_pattern", "alpha_pattern", "layer_replication",
+           "alora_invocation_tokens", "use_bdlora", "arrow_config", "kasa_config")
 # Ways to begin that leave the base as it is; others (pissa, olora, loftq, ...) change it too.
-PLAIN_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
+PLAIN_STARTS = ("gaussian", "eva", "orthogonal")
 
 
 def check_adapter_config(path, c):
     """Refuse an adapter_config.json `c` of what is no plain LoRA, or with values of wrong types."""
-    strange = [key for key in STRANGE if c.get(key)]
+    check_flags(path, c, *FLAGS)
+    strange = [key for key in (*FLAGS, *STRANGE) if c.get(key)]
     start, targets, base, layers = (c.get(key) for key in (
         "init_lora_weights", "target_modules", "base_model_name_or_path", "layers_to_transform"))
     require(
@@ -171,7 +174,7 @@ def check_adapter_config(path, c):
          f"peft_type is {shown(c.get('peft_type'))}; only LORA is read."),
         (not strange and c.get("bias", "none") == "none",
          f"{', '.join(strange) or 'bias'} is set, which this LoRA does not compute."),
-        (start in PLAIN_STARTS,
+        (start is None or isinstance(start, bool) or start in PLAIN_STARTS,
          f"init_lora_weights is {shown(start)}, which changes the base too; convert it to a plain "
          "LoRA first."),
         (targets is None or isinstance(targets, str) or is_texts(targets),
@@ -183,7 +186,7 @@ def check_adapter_config(path, c):
         (base is None or isinstance(base, str),
          f"base_model_name_or_path is {shown(base)}; it must be a text."),
         (all(is_number(layer, 0, 10**4, whole=True)
-             for layer in (layers if isinstance(layers, list) else [layers or 0])),
+             for layer in (layers if isinstance(layers, list) else [layers]) if layers is not None),
          f"layers_to_transform is {shown(layers)}; it must be a number or a list of numbers."))
     check_flags(path, c, "use_rslora")
     for key in ("layers_pattern", "exclude_modules"):

@@ -8,7 +8,7 @@ from itertools import accumulate, chain, pairwise
 
 import regex
 
-SECONDS = 1    # for one text; what is meant well takes a thousandth of that
+SECONDS = 1    # for one text, by all patterns; what is meant well takes a thousandth of that
 COPIES = 1000  # x{9} is nine copies of x, and nested ones multiply
 
 # Characters that are newer than Unicode 16. The tokenizers library takes them for no letters and no
@@ -50,17 +50,26 @@ def compile_pattern(pattern, flags=0):
         raise ValueError(f"{name} is no regular expression: {error}") from None
 
 
+# What Oniguruma, which the tokenizers library matches by, reads in another way than `regex`:
+# classes that intersect, hexadecimal digits, any character with or without line breaks.
+OTHERWISE = regex.compile(r"&&|(?<!\\)(?:\\\\)*\\[hHNO]")
+
+
 def compile_split(pattern):
     """The compiled pattern of a tokenizer: $ ends a line there, and it must match something."""
+    if found := OTHERWISE.search(pattern):
+        raise ValueError(f"the pattern {pattern[:60]!r} has {found[0][-2:]}, which is not read "
+                         "here as in the tokenizers library")
     compiled = compile_pattern(pattern, regex.MULTILINE)
     if fullmatches(compiled, [""])[0]:
         raise ValueError(f"the pattern {pattern[:60]!r} matches the empty text")
     return compiled
 
 
-def timed(pattern, call, texts):
-    """call(text, seconds left) of each text; ValueError once they took SECONDS together."""
-    end = time.monotonic() + SECONDS
+def timed(pattern, call, texts, end=None):
+    """call(text, seconds left) of each text; ValueError once they took SECONDS together, or at
+    `end`, a time of time.monotonic()."""
+    end = end or time.monotonic() + SECONDS
     try:
         return [call(text, timeout=max(1e-3, end - time.monotonic())) for text in texts]
     except (TimeoutError, MemoryError):
@@ -73,7 +82,7 @@ def fullmatches(pattern, texts):
     return [found is not None for found in timed(pattern, pattern.fullmatch, texts)]
 
 
-def split(pattern, texts):
+def split(pattern, texts, end=None):
     """What matches in the texts and what lies between, in order: by "[0-9]", "a12" is a, 1, 2."""
     def parts(text, timeout):
         known = text if text.isascii() else NEWER.sub("\u0378", text)  # which is no character
@@ -85,4 +94,4 @@ def split(pattern, texts):
             cuts = [0, *chain.from_iterable(spans), len(text)]
         return words if cuts is None else [text[a:b] for a, b in pairwise(cuts) if a < b]
 
-    return [part for text in timed(pattern, parts, texts) for part in text]
+    return [part for text in timed(pattern, parts, texts, end) for part in text]

@@ -12,6 +12,7 @@ each, a function returns
     token_bytes  {token id: its bytes}
 """
 import re
+import time
 import unicodedata
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +22,7 @@ import regex
 from model import read_config, read_json
 from support.bpe import AddedTokens, by_tiktoken, join, known
 from support.checks import check_tokenizer, naming, shown
-from support.patterns import compile_split, split
+from support.patterns import SECONDS, compile_split, split
 
 # --------------------------------------------------------------------------------------------------
 # Byte-level files: LLaMA-3, Qwen, DeepSeek, SmolLM2, tiny. Tokens are strings of bytes.
@@ -66,9 +67,9 @@ def byte_level_patterns(spec):
             if step.get("use_regex", True):
                 patterns.append(GPT2_SPLIT)
         else:
-            raise ValueError(f"its pre-tokenizer is {shown(kind)}")
+            raise ValueError(f"pre_tokenizer: its pre-tokenizer is {shown(kind)}")
     if not on_bytes or not patterns:
-        raise ValueError("its pre-tokenizer is not byte-level")
+        raise ValueError("pre_tokenizer: its pre-tokenizer is not byte-level")
     return patterns
 
 
@@ -77,7 +78,7 @@ def byte_level(spec, merges):
     normalizer = spec.get("normalizer") or {"type": "Sequence", "normalizers": []}
     kinds = [step.get("type") for step in normalizer.get("normalizers", [normalizer])]
     if kinds not in ([], ["NFC"]):
-        raise ValueError(f"its normalizer is {shown(kinds)}")
+        raise ValueError(f"normalizer: its normalizer is {shown(kinds)}")
     patterns = byte_level_patterns(spec)
     bpe, alphabet = spec["model"], byte_alphabet()
     vocab, character = bpe["vocab"], {b: c for c, b in alphabet.items()}
@@ -130,8 +131,9 @@ def sentencepiece_spaces(spec):
         return normalize, lambda part, first: part
     if not normalizer and pre_tokenizer in schemes:
         return str, prepare
-    raise ValueError(f"its normalizer is {shown(normalizer.get('type'))} "
-                     f"and its pre-tokenizer {shown(pre_tokenizer.get('type'))}")
+    raise ValueError("normalizer, pre_tokenizer: its normalizer is "
+                     f"{shown(normalizer.get('type'))} and its pre-tokenizer "
+                     f"{shown(pre_tokenizer.get('type'))}")
 
 
 def sentencepiece(spec, merges):
@@ -283,15 +285,16 @@ class Tokenizer:
         parts = []
         for part, i in self.raw.split(text):
             parts += [(part, i)] if i is not None else self.normalized.split(self.normalize(part))
-        ids = []
+        split_parts, end = [], time.monotonic() + SECONDS  # for all patterns and parts
         for k, (part, i) in enumerate(parts):
-            if i is not None:
-                ids.append(i)
-                continue
-            words = [self.prepare(part, k == 0)]
+            words = [self.prepare(part, k == 0)] if i is None else []
             with naming(self.path):
                 for pattern in self.patterns:
-                    words = split(pattern, words)
+                    words = split(pattern, words, end)
+            split_parts.append((words, i))
+        ids = []
+        for words, i in split_parts:
+            ids += [] if i is None else [i]
             for word in words:
                 ids += self.encode_word(word)
         return ids

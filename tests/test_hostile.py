@@ -232,6 +232,11 @@ def test_a_number_of_config_json_is_a_number_of_sensible_size(folder, key):
     (dict(rope_parameters=CONFIG["rope_parameters"] | {"rope_type": 3}), "kind 3"),
     (dict(num_hidden_layers=5000, layer_types=None), "num_hidden_layers is 5000"),
     (dict(vocab_size="300"), "vocab_size is '300'"),
+    *[(dict(mlp_bias=value), "mlp_bias is") for value in ("", [], 0, {})],
+    (dict(partial_rotary_factor=True), "partial_rotary_factor"),
+    (dict(quantization_config={"bits": 4}), "quantization_config"),
+    (dict(rope_parameters=None, rope_scaling={"type": "yarn"}), "rope_scaling"),
+    (dict(rope_parameters=CONFIG["rope_parameters"] | {"factor": "8"}), "rope_parameters"),
 ], ids=str)
 def test_a_config_that_cannot_be_is_refused_by_key(folder, changes, says):
     edited(folder, "config.json", lambda c: c.update(changes))
@@ -275,6 +280,9 @@ def test_adapters_of_whole_numbers_are_refused(folder, dtype):
     (dict(layers_to_transform="1"), "layers_to_transform"),
     (dict(layers_pattern=1), "layers_pattern"), (dict(exclude_modules={}), "exclude_modules"),
     (dict(rank_pattern={"q": 1}), "rank_pattern"),
+    *[(dict(layers_to_transform=value), "layers_to_transform") for value in ({}, "", False)],
+    *[(dict(init_lora_weights=value), "init_lora_weights") for value in (0, 1, [], {})],
+    *[({key: value}, key) for key in ("use_dora", "fan_in_fan_out") for value in ("", [], 0)],
 ], ids=lambda value: str(value)[:40])
 def test_an_adapter_config_that_cannot_be_is_refused_by_key(folder, changes, says):
     edited(folder, "adapter/adapter_config.json", lambda c: c.update(changes))
@@ -321,6 +329,10 @@ def top_is(**changes):
     (step_is(pattern={"Regex": "(?R)"}), "'(?R)'"), (step_is(invert=1), "invert is 1"),
     (step_is(pattern={"Regex": "((a{99}){99}){99}"}), "repeats"),
     (step_is(pattern={"Regex": "a" * 20_000}), "too long"),
+    *[(step_is(pattern={"Regex": text}), "as in the tokenizers library")
+      for text in (r"\h+", r"[\p{L}&&[^a]]+", r"\N", r"\\\N")],
+    (step_is(type="Punctuation"), "pre_tokenizer: "), (top_is(normalizer={"type": "NFKC"}),
+                                                       "normalizer: "),
     (top_is(added_tokens="x"), "added_tokens is 'x'"), (top_is(added_tokens=[1]), "[0] is 1"),
     (top_is(added_tokens=[{"content": "x"}]), "added_tokens[0].id"),
     (top_is(added_tokens=[{"id": 3}]), "added_tokens[0].content"),
@@ -367,6 +379,28 @@ def test_a_pattern_of_a_tokenizer_that_never_ends_is_given_up(folder, pattern):
         except ValueError as error:
             assert str(folder / "tokenizer.json") in str(error) and repr(pattern)[1:5] in str(error)
         assert time.process_time() - start < 2
+
+
+def test_many_patterns_that_never_end_have_one_second_together(folder):
+    """Each alone may take a little less than that."""
+    step = {"type": "Split", "pattern": {"Regex": "(?:a|aa)+$"}, "behavior": "Isolated",
+            "invert": False}
+    edited(folder, "tokenizer.json", lambda spec: spec["pre_tokenizer"].update(
+        pretokenizers=[step] * 49 + spec["pre_tokenizer"]["pretokenizers"][-1:]))
+    tokenizer, start = Tokenizer(folder), time.process_time()
+    with pytest.raises(ValueError, match="takes more than 1 s"):
+        tokenizer.encode("a" * 28 + "!")
+    assert time.process_time() - start < 2
+
+
+def test_no_value_makes_a_sentence_without_end(folder):
+    deep = 1
+    for _ in range(6):
+        deep = [deep] * 6
+    edited(folder, "config.json", lambda c: c.update(eos_token_id=deep))
+    with pytest.raises(ValueError, match="eos_token_id is") as caught:
+        use_model(folder)
+    assert len(str(caught.value)) < 400 + len(str(folder))
 
 
 # --------------------------------------------------------------------------------------------------

@@ -32,8 +32,11 @@ class RowError(RetryableError):
 # Rules
 
 # A thought ends where its tag is closed, or not at all. The opening one may stand in the prompt.
-THOUGHT_ENDS = re.compile(r"[<\[◁]/(?:think|thinking|thought|reasoning)[>\]▷]", re.I)
-THOUGHT = re.compile(rf"[<\[◁](?:think|thinking|thought|reasoning)[>\]▷].*?"
+NAMES = "(?:think|thinking|thoughts?|reasoning)"
+THOUGHT_ENDS = re.compile(rf"[<\[◁]/{NAMES}\s?[>\]▷]|<\|end_of_thought\|>|"
+                          r"<\|channel\|>\s?final\b(?:[^<{]*<\|message\|>)?", re.I)
+THOUGHT = re.compile(rf"(?:[<\[◁]{NAMES}\s?[>\]▷]|<\|begin_of_thought\|>|"
+                     r"<\|channel\|>\s?(?:analysis|commentary)\b).*?"
                      rf"(?:{THOUGHT_ENDS.pattern}|\Z)", re.I | re.S)
 STRING = r'"[^"\\]*(?:\\.[^"\\]*)*"?'  # all that follows, if it is not closed: in one pass
 OPENING = re.compile(r"""\{\s*["'}]|\[\s*["'{\[\]]""")  # prose has sets and intervals, too
@@ -46,9 +49,13 @@ LATEX = re.compile(r"""[\b\f\r](?=[a-z])
     | \t(?=(?:imes|heta|anh?|ext[a-z]*|frac|o|au|riangle[a-z]*|op|herefore|ilde|binom)(?![a-zA-Z]))
     | \n(?=(?:u|eq?|eg|abla|mid|otin|leq|geq|less|gtr|parallel|exists|(?:sub|sup)set(?:eq)?|sim|cong
               |earrow|warrow|rightarrow|leftarrow|ot(?=\s*[\\=<>]))(?![a-zA-Z]))""", re.X)
-NUMBERING = re.compile(r"""^(?:[-*•‣▪●◦·–—]+\s+ | [①-⑳]\s* | [a-hivx]{1,4}\)\s+
-    | (?:(?:rule|step)\s*\#?\d{1,2}\s*[.:)–—-]\s* | [(\[\#*]*\d{1,2}[.:)\]*、]+\s+
-    | \d{1,2}[.)、])(?=[^\W\d_]|[\\$"'(*]))+""", re.X | re.I)
+NUMBERING = re.compile(r"""^(?:
+      [-*•‣▪●◦·–—→➤➔⇒✓✔►▸]+\ufe0f?\s+ | [①-⑳]\s* | [a-hivx]{1,4}\)\s+ | \([a-hivx]{1,4}\)\s+(?=\w)
+    | (?:(?:rule|step|knowledge)\s*\#?\d{1,2}\s*[.:)–—-]\s*
+        | \*\*(?:rule|step|knowledge)\s*\#?\d{1,2}\s*(?:[.:)]\s*\*\*|\*\*\s*[.:)–—-])\s*
+        | [(\[\#*]*\d{1,2}[.:)\]*、．]+\s+ | \d{1,2}[.)、．] | \d{1,2}(?:\.\d{1,2})+[.)]\s+
+        | \d{1,2}\s+[–—-]\s+ | \#\d{1,2}\s+)(?=[^\W\d_]|[\\$"'(*])
+    | \d{1,2}[.)]\s+(?=-?\d))+""", re.X | re.I)
 
 
 def read_json(text):

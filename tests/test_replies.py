@@ -69,6 +69,14 @@ def test_latex_in_json_stays_latex_and_line_breaks_end_lines(written, meant):
     ("<reasoning>" + says("Draft.") + "</reasoning>No.", NONE),
     ([{"type": "thinking", "text": says("Draft.")}, {"type": "text", "text": "No."}], NONE),
     ([{"type": "reasoning", "text": "x"}, {"type": "text", "text": says("Good.")}], ["Good."]),
+    *[(f"{opened}{says('Draft.')}{closed}No.", NONE) for opened, closed in (
+        ("<think >", "</think >"), ("<thoughts>", "</thoughts>"),
+        ("<|begin_of_thought|>", "<|end_of_thought|>"),
+        ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
+        ("<|channel|>analysis<|message|>", ""))],
+    ("<|channel|>analysis<|message|>" + says("Draft.") + "<|end|><|start|>assistant"
+     "<|channel|>final<|message|>" + says("Good."), ["Good."]),
+    ("<|begin_of_thought|>x<|end_of_thought|>" + says("Good."), ["Good."]),
     ("Let a < b, [think of it]: " + says("Think of x."), ["Think of x."]),
 ])
 def test_thoughts_do_not_count(content, wanted):
@@ -100,7 +108,14 @@ def test_the_last_object_alone_decides_by_its_key(content, wanted):
     ("Rule 1: Add.", "Add."), ("step 2. add", "add"), ("Rule #3 - Add.", "Add."),
     ("- Add.", "Add."), ("* Add.", "Add."), ("• Add.", "Add."), ("– Add.", "Add."),
     ("- 1. Add.", "Add."), ("a) Add.", "Add."), ("iv) Add.", "Add."), ("① Add.", "Add."),
+    ("2. 60 minutes make an hour.", "60 minutes make an hour."), ("1) 2 plus 3", "2 plus 3"),
+    ("**Rule 1:** A total.", "A total."), ("**Rule 1**: A total.", "A total."),
+    ("(a) A total.", "A total."), ("(i) A total.", "A total."), ("1 - A total.", "A total."),
+    ("#1 A total.", "A total."), ("１．A total.", "A total."), ("1.1. A total.", "A total."),
+    ("→ A total.", "A total."), ("➤ A total.", "A total."), ("✓ A total.", "A total."),
+    ("Knowledge 1: A total.", "A total."), ("- 2. 60 minutes", "60 minutes"),
     *[(text, text) for text in (
+        "(b) + (c) is a sum.", "-x is 3.", "60 minutes", "1.5 is 3/2.", "3 - 2 is 1.", "1.1 A",
         "1.5 times it is more.", "2 halves make a whole.", "-x is the negative of x.",
         "3:4 is a ratio.", "3: 4 is a ratio, too.", "(a + b) squared", "A. M. means before noon.",
         "*Add* both.", "60 minutes are an hour.", "Rule out what is impossible.", "1/2 is a half.",

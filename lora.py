@@ -211,7 +211,7 @@ def save_adapter(model, name, folder, base, dropout=0.0, settings=None):
         "lora_alpha": round(alpha) if math.isclose(alpha, round(alpha)) else alpha,
         "lora_dropout": dropout, "target_modules": list(targets), "bias": "none",
         "fan_in_fan_out": False, "inference_mode": True, "use_rslora": False, "use_dora": False,
-        "modules_to_save": None}
+        "modules_to_save": None, "layers_to_transform": None}
     # a kill between the two renames leaves a new file beside an old one: read_adapter must notice
     metadata = {key: json.dumps(config[key]) for key in PAIRED} | {"settings": json.dumps(settings)}
     write_safetensors(Path(folder) / "adapter_model.safetensors", tensors, metadata)

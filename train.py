@@ -19,7 +19,7 @@ import sys
 import time
 from argparse import RawDescriptionHelpFormatter
 from contextlib import closing
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -169,8 +169,10 @@ def fit(model, parameters, batches, steps, args, autocast=False, checkpoints=Non
     first = checkpoints.begin(optimizer) if checkpoints else 0
     start, tokens = time.time(), 0
     model.train()
-    # batches may go on for ever; those of the steps before the first are drawn and dropped
-    for step, examples in islice(zip(range(steps), batches, strict=False), first, None):
+    for _ in range(first):  # what the steps before the first have learnt from
+        next(batches)
+    for step in range(first, steps):
+        examples = next(batches)
         n_tokens, loss = count_supervised(examples), 0.0
         for group, weight in share(examples, args.max_tokens):
             with torch.autocast(device_type, torch.bfloat16, enabled=autocast):
@@ -283,21 +285,23 @@ def train_role(role, rows, args, checkpoints):
     if args.shard:
         parameters = shard(model, device)
     lora.set_adapter(model, role)
-    with cli.delayed_interrupts() as checkpoints.interrupts:
+    with cli.delayed_interrupts() as checkpoints.interrupts:  # until all is saved
         spent = fit(model, parameters, shuffled(train, args.batch, args.seed), steps, args,
                     checkpoints=checkpoints, held_out=measurements(valid, steps, args.batch))
-    held_out = val_loss(model, valid, args.max_tokens)
-    if not held_out < math.log(model.config.vocab_size) / 2:  # nan, or half way to guessing
-        lora.set_adapter(model, None)
-        bare = val_loss(model, valid, args.max_tokens)
-        if not held_out < 2 * bare:
-            raise ValueError(f"{role}: the held-out loss is {held_out:.2f}, the bare base's "
-                             f"{bare:.2f}; nothing is saved, try a lower --lr.")
-    if not rank:
-        lora.save_adapter(model, role, folder, args.base, args.dropout, checkpoints.settings)
-    checkpoints.finish()
-    say(f"  trained in {spent:.0f} s, held-out loss {held_out:.4f} per token\n"
-        f"  saved in   {folder}/\n")
+        held_out = val_loss(model, valid, args.max_tokens)
+        # nan, or half way to guessing: a learning rate too high may have broken it
+        if not held_out < math.log(model.config.vocab_size) / 2:
+            lora.set_adapter(model, None)
+            bare = val_loss(model, valid, args.max_tokens)
+            if not held_out < 2 * bare:
+                raise ValueError(f"{role}: the held-out loss is {held_out:.2f}, the bare base's "
+                                 f"{bare:.2f}; nothing is saved, try a lower --lr.")
+        if not rank:
+            checkpoints.hold()
+            lora.save_adapter(model, role, folder, args.base, args.dropout, checkpoints.settings)
+        say(f"  trained in {spent:.0f} s, held-out loss {held_out:.4f} per token\n"
+            f"  saved in   {folder}/\n")
+        checkpoints.finish()
 
 
 # --------------------------------------------------------------------------------------------------
@@ -321,7 +325,8 @@ def arguments():
     add("--examples", type=positive, default=2000, help="how many toy problems (default: 2000)")
     add("--out", type=path, default="out", help="folder for OUT/<model>/<role>/ (default: out)")
     add("--rank", type=size, default=16, help="rank r of each adapter (default: 16)")
-    add("--alpha", type=above_0, default=32, help="adapters are scaled by alpha / r (default: 32)")
+    add("--alpha", type=number(float, at_least=1e-5), default=32,
+        help="adapters are scaled by alpha / r (default: 32)")
     add("--targets", default="q_proj,k_proj,v_proj,o_proj",
         help="the linear layers that get an adapter (default: %(default)s)")
     add("--dropout", type=fraction, default=0.0, help="on an adapter's input (default: 0)")
@@ -343,8 +348,7 @@ def arguments():
         help="under torchrun: each process keeps a share of the base only, for bases too big")
     add("--save-every", type=at_least_0, default=10, metavar="MINUTES",
         help="from one checkpoint to the next (default: 10; 0: after every step)")
-    add("--resume", action="store_true",
-        help="go on from the last checkpoint of the same command, if there is one")
+    add("--resume", action="store_true", help="go on from the same command's last checkpoint")
     add("--plot", type=path, metavar="FILE",
         help="train nothing; draw the losses of the trained roles there (needs matplotlib)")
     cli.base_flags(add, TEMPLATES, PAPER)

@@ -1,15 +1,18 @@
 """A training that is stopped, or killed, and goes on as if nothing had been. In its folder:
 
     log.jsonl                              a line a step, as it is taken; locked meanwhile
-    checkpoint-step-0000120.safetensors    all that step 121 depends on; at most two, until the end
+    checkpoint-step-0000120.safetensors    all that step 121 depends on; at most two, three while
+                                           the newest is written, and none in the end
 
 A checkpoint holds parameters, the optimizer's averages and random generators as tensors; settings,
 step, checksum and log in the metadata. The order of the data follows from the seed: batches that
 were used are drawn again and dropped. Nothing is pickled.
 """
 import json
+import os
 import time
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -37,7 +40,7 @@ def read(path):
         state, log = json.loads(metadata["state"]), metadata["log"].encode()
         if checksum(tensors) == state["checksum"]:
             return state["step"], dict(state["settings"]), log, tensors
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         pass
     raise ValueError(f"{path} is damaged.")
 
@@ -53,12 +56,12 @@ class Checkpoints:
         self.folder, self.settings, self.seconds = Path(folder), settings, 60 * minutes
         self.interrupts, self.written = [], time.time()  # as delayed_interrupts() tells of them
         outlive_terminal()
+        self.path, self.resume = self.folder / "log.jsonl", resume
+        check_writable(self.folder)
+        self.log = open_locked(self.path) if self.path.exists() and get_rank() == 0 else None
         self.start, self.previous = None, next(reversed(self.there()), None)
         if resume:
             self.find()
-        check_writable(self.folder)
-        path = self.folder / "log.jsonl"
-        self.log = open_locked(path) if path.exists() and get_rank() == 0 else None
 
     def there(self):
         """The checkpoints in the folder, the newest last."""
@@ -78,6 +81,7 @@ class Checkpoints:
                 return
             changes = changes or differences(settings, self.settings)
         if changes:
+            self.close()
             raise ValueError(f"{self.folder}: its checkpoint is of a training with "
                              f"{', '.join(changes)}; give the same settings, or leave --resume out "
                              "to start anew.")
@@ -90,12 +94,15 @@ class Checkpoints:
             size = 3 * 4 * sum(p.numel() for p, _, _ in optimizer.state)
             self.folder.mkdir(parents=True, exist_ok=True)
             check_writable(self.folder, file_size=size, size=4 * size)
-            self.log = self.log or open_locked(self.folder / "log.jsonl")
+            self.log = self.log or open_locked(self.path)
             self.log.truncate(0)
             self.write_log(log)
         if self.start:
             self.load(optimizer, step, tensors)
             say(f"  resumed    after step {step}, from {self.start}")
+        elif self.resume:  # of other settings than these would have been refused
+            how, what = ("WARNING", "whole checkpoint") if self.previous else ("note", "checkpoint")
+            say(f"  {how:10} no {what} in {self.folder}; from the start")
         elif self.previous:
             say(f"  note       {self.previous} is not used without --resume; it goes when this "
                 "training has two of its own, or ends")
@@ -115,9 +122,23 @@ class Checkpoints:
             torch.cuda.set_rng_state(tensors[f"random.{get_rank()}.cuda"].clone(), device)
 
     def write_log(self, line):
-        with explained(self.log.name):
+        self.hold()
+        with explained(self.path):
             self.log.write(line)
             self.log.flush()
+
+    def hold(self):
+        """Write the log again if somebody has deleted or renamed it: the lock is gone with the
+        file. Raises ValueError if another training has taken the folder since."""
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(self.path), os.fstat(self.log.fileno())):
+                return
+        self.log.seek(0)
+        with self.log as old, explained(self.path):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.log = open_locked(self.path)
+            self.log.truncate(0)
+            self.log.write(old.read())
 
     def after(self, entry, optimizer, last):
         """Log a step that has been taken, {"step": 1, ...}, and write a checkpoint if it is time.
@@ -157,11 +178,14 @@ class Checkpoints:
                 path.unlink()
 
     def finish(self):
-        """What was trained is saved: the checkpoints have done their service."""
+        """All is saved, the checkpoints go. Raises KeyboardInterrupt if Ctrl-C came meanwhile."""
         if get_rank() == 0:
             self.remove()
         self.close()
+        if any(all_gather(bool(self.interrupts))):
+            raise KeyboardInterrupt(f"stopped; {self.folder} is trained and saved.")
 
     def close(self):
         if self.log:
-            self.log.close()
+            with suppress(OSError):  # what was left to write has been told of already
+                self.log.close()

@@ -200,7 +200,7 @@ def check_adapter_config(path, c):
 
 
 # What adapter_model.safetensors repeats of its adapter_config.json, in its metadata.
-PAIRED = ("r", "lora_alpha", "target_modules")
+PAIRED = ("r", "lora_alpha", "target_modules", "use_rslora", "layers_to_transform")
 
 
 def check_paired(path, c):

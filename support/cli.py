@@ -117,6 +117,14 @@ def say(text, **how):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def tell(text):
+    """The last sentence, on stderr; its reader, too, may have gone."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
 def outlive_terminal():
     """A terminal that is closed does not end this process. (Windows has no such signal.)"""
     if hasattr(signal, "SIGHUP"):
@@ -132,7 +140,8 @@ def delayed_interrupts():
     def note(number, _):
         came.append(number)
         signal.signal(number, handlers[number])
-        os.write(2, b"\nstopping after this step; once more: at once\n")  # print may be what it hit
+        with suppress(OSError):  # nobody may be there to read it; and print may be what it hit
+            os.write(2, b"\nstopping after this step; once more: at once\n")
 
     if threading.current_thread() is threading.main_thread():  # others may not
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -166,7 +175,7 @@ def run(main, advice="; close other programs, or take a smaller model"):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)  # as a shell reports it
     except (ValueError, OSError) as error:
-        print(f"{script}: {printable(error, keep='')}", file=sys.stderr)
+        tell(f"{script}: {printable(error, keep='')}")
         sys.exit(2)
     except NotImplementedError as error:  # what tests/blank.py leaves of an exercise
         if not str(error).startswith("exercise "):
@@ -176,9 +185,9 @@ def run(main, advice="; close other programs, or take a smaller model"):
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
-        print(f"{script}: the memory is full{advice}.", file=sys.stderr)
+        tell(f"{script}: the memory is full{advice}.")
         sys.exit(2)
     except KeyboardInterrupt as stop:
         if stop.args:
-            print(f"{script}: {stop}", file=sys.stderr)
+            tell(f"{script}: {stop}")
         sys.exit(130)

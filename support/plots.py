@@ -4,7 +4,7 @@ import json
 from importlib.util import find_spec
 from pathlib import Path
 
-from support.files import atomic_write
+from support.files import atomic_write, check_outputs
 
 
 def check_plot(path):
@@ -47,7 +47,7 @@ def read_log(path):
             entry = json.loads(line)
             lines.append({key: float(entry[key]) for key in ("step", "loss", "val_loss")
                           if key in entry or key != "val_loss"})
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             raise ValueError(f"{path}:{number}: no step of a training; remove the line.") from None
     return lines
 
@@ -56,6 +56,7 @@ def plot_training(folder, roles, path):
     """Draw the losses in folder/<role>/log.jsonl over the steps, those of held-out rows as points.
     Raises ValueError if no picture can be drawn there, or no role has a log."""
     check_plot(path)
+    check_outputs({"--plot": path})
     logs = {role: read_log(log) for role in roles if (log := folder / role / "log.jsonl").is_file()}
     if not any(logs.values()):
         raise ValueError(f"there is no log of a training in {folder}; train first, or name its "

@@ -1,6 +1,7 @@
 """Whether two runs are the same: their settings, and what tells rows and bases from others."""
 import hashlib
 import json
+import re
 from itertools import chain
 from pathlib import Path
 
@@ -19,11 +20,23 @@ def digest_rows(rows):
     return f"{len(rows)} rows {digest.hexdigest()[:12]}"
 
 
+def files_of(folder):
+    """What a base or an adapter is read from; anything else in its folder is not the model's."""
+    names = {"config.json", "generation_config.json", "tokenizer.json", "adapter_config.json",
+             "model.safetensors.index.json"}
+    weights = {"model.safetensors", "adapter_model.safetensors"}
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():  # it names the shards
+        weights |= set(re.findall(r'"([^"/\\]+\.safetensors)"', index.read_text(errors="replace")))
+    paths = [folder / name for name in [*sorted(weights), *sorted(names)]]
+    return [path for path in paths if path.is_file()]
+
+
 def digest_model(folder):
     """What tells a base or an adapter from another: a hash of its settings, tokenizer and weights;
     of a large file 4,096 pieces, spread over it, as the whole would take minutes."""
     digest, folder = hashlib.sha256(), Path(folder)
-    for path in [*sorted(folder.glob("*.safetensors")), *sorted(folder.glob("*.json"))]:
+    for path in files_of(folder):
         with open(path, "rb") as file:
             size = path.stat().st_size
             for start in range(0, size, max(4096, size // 4096)):
@@ -59,5 +72,5 @@ def trained_with(folder):
     try:
         read_adapter(folder)
         return json.loads(read_metadata(Path(folder) / "adapter_model.safetensors")["settings"])
-    except (ValueError, KeyError, OSError):
+    except (ValueError, KeyError, OSError, RecursionError):
         return None

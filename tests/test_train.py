@@ -317,7 +317,7 @@ def test_pretraining_is_elsewhere(more, tmp_path):
 @pytest.mark.parametrize("flag, values, kind", [
     ("--dropout", "-0.5 1 1.5 nan", "a number at least 0 and below 1"),
     ("--beta2", "-0.5 1 1.5 nan", "a number at least 0 and below 1"),
-    ("--alpha", "0 -1", "a number above 0"), ("--clip", "0 nan", "a number above 0"),
+    ("--alpha", "0 -1 1e-7", "a number at least 1e-05"), ("--clip", "0 nan", "a number above 0"),
     ("--epochs", "0 inf nan", "a number above 0"), ("--lr", "0 -1 nan", "a number above 0"),
     ("--warmup", "nan -1", "a number at least 0"),
     ("--weight-decay", "nan -1", "a number at least 0"),

@@ -429,13 +429,13 @@ def test_torch_is_not_exchanged(tmp_path):
 
 
 def test_an_error_that_comes_in_every_check_is_told_once(tmp_path):
-    """With what the first of them tried, and the line."""
-    folder = own_lorid(tmp_path / "ada", "return [].txt")
-    line = (folder / "lorid.py").read_text().splitlines().index("    return [].txt") + 1
+    """With what the first of them tried, and the line of the exercise, not of what it calls."""
+    folder = own_lorid(tmp_path / "ada", "return extract_answer([])")
+    line = (folder / "lorid.py").read_text().splitlines().index("    return extract_answer([])") + 1
     score, said = points(folder, "lorid-3")
     assert score == 0 and re.fullmatch(
         r"What stands in the box is the answer\. \(So it is \\boxed\{\d\d\}\.\) AttributeError: "
-        rf"'list' object has no attribute 'txt' \(line {line} of lorid\.py\)", said)
+        rf"'list' object has no attribute 'rstrip' \(line {line} of lorid\.py\)", said)
 
 
 def test_a_script_with_a_fault_costs_only_its_own_exercises(tmp_path):

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from support.cli import number, path, positive, printable
 from support.files import atomic_write, lock
-from support.replies import copied, flaw
+from support.replies import ROW, copied, flaw
 
 FIRST = 20  # rows that all fail alike stop a run ...
 IN_A_ROW = 5  # ... as do so many neighbours that the server refuses
@@ -150,7 +150,8 @@ def price(tokens, prices):
 class Progress:
     """How many requests of a run are finished, what they cost, and how they ended."""
 
-    def __init__(self, total, prices):
+    def __init__(self, total, prices, good=False):
+        self.good = good  # whether any row has rules by now
         self.total, self.prices, self.finished, self.tokens = total, prices, 0, [0, 0]
         self.start = self.shown = time.monotonic()
         self.failures = {}  # of row i, but for the words after a colon
@@ -164,10 +165,14 @@ class Progress:
             return ValueError(f"The first {FIRST} rows failed alike: {entry['failed']}. Change "
                               "--params (max_tokens, if cut off), --teacher or --url; -n 5 tries "
                               "a few rows.")
-        if why.startswith("HTTP status 4") and any(
+        self.good |= not why
+        # long rows may be neighbours: once others have gone well, what is said of a row is its own
+        about_row = self.good and ROW.search(entry.get("failed", ""))
+        if why.startswith("HTTP status 4") and not about_row and any(
                 self.alike(why, i - j, IN_A_ROW) for j in range(IN_A_ROW)):
             return ValueError(f"{IN_A_ROW} rows in a row were refused, {row['where']} is one: "
-                              f"{entry['failed']}")
+                              f"{entry['failed']}; leave these rows out of --data, or change "
+                              "--params.")
 
     def alike(self, why, start, n):
         return all(self.failures.get(i) == why for i in range(start, start + n))
@@ -212,7 +217,7 @@ def ask_all(teacher, todo, journal, done, workers=8, prices=None):
     Abandoned at once. An error that concerns all requests is raised when those in flight have
     arrived."""
     waiting, running, errors = iter(todo.items()), {}, []
-    progress, pool = Progress(len(todo), prices), ThreadPoolExecutor(workers)
+    progress, pool = Progress(len(todo), prices, bool(done)), ThreadPoolExecutor(workers)
     try:
         with interruptible(teacher.stopping):
             while True:

@@ -285,7 +285,7 @@ class Tokenizer:
         parts = []
         for part, i in self.raw.split(text):
             parts += [(part, i)] if i is not None else self.normalized.split(self.normalize(part))
-        split_parts, end = [], time.monotonic() + SECONDS  # for all patterns and parts
+        split_parts, end = [], time.thread_time() + SECONDS  # for all patterns and parts
         for k, (part, i) in enumerate(parts):
             words = [self.prepare(part, k == 0)] if i is None else []
             with naming(self.path):

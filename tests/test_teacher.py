@@ -819,6 +819,17 @@ def test_neighbours_that_are_refused_alike_stop_the_run_and_scattered_rows_do_no
     assert set(server.counts) == set(range(7))
 
 
+def test_long_neighbours_fail_for_themselves_once_others_have_gone_well(serve, raw, augment):
+    """Or the same rows would stop every run, and --out would never be written."""
+    bad = set(range(10, 16))
+    long = (400, {}, {"error": {"message": "This model's maximum context length is 4096 tokens."}})
+    server = serve(lambda i, n, body: long if i in bad else good(i, n, body))
+    for _ in range(2):
+        status, said, rows = augment(server, raw(60), "--workers", 1)
+        assert status == 1 and "6 have none" in said and "maximum context length" in said
+        assert {row["id"] for row in rows if not row["knowledge"]} == bad
+
+
 def test_a_run_whose_first_rows_all_fail_alike_stops_and_says_what_to_change(serve, raw, augment):
     thirteen = json.dumps({"knowledge": ["Add."] * 13})
     for reply, why, requests in ((completion("{", "length"), "cut off", 1),

@@ -163,10 +163,13 @@ FORMS = [
     re.compile(r"^.*-->(.*?)(?:\bEND\b|$)", re.M),  # what we teach, see `target`
     re.compile(r"^####(.*)\Z", re.M),  # GSM8K's own files; further up, #### begins a heading
     # GSM8K's "A: 72" and chat models' "**Final Answer:** The sum is 72", on the last line only
-    re.compile(r"^(?=.*\Z)(?:A:|(?i:[-#*_> ]*(?:the |correct )*ans(?:wer)?|.*\bfinal answer)[*_ ]*"
-               r"(?::|(?=[$\\\d])))(?:[^.\n]*\bis\b:?)?(.*)", re.M),
-    re.compile(r"^.*(?<![A-Za-z])(?i:(?:the|final|correct) answer) is\b:?(.*?)(?:\bEND\b|$)", re.M),
+    re.compile(r"^(?=.*\Z)(?:A:|(?i:[-#*_> ]*(?:(?:the|my|your|correct|\d+\.) )*ans(?:wer)?|"
+               r".*\bfinal answer)[*_ ]*(?::|=(?!.*END)|[–—-](?=\s)|(?=[$\\\d])))"
+               r"(?:[^.\n]*\bis\b:?)?(.*)", re.M),
+    re.compile(r"^.*(?<![A-Za-z])(?i:(?:the|final|correct) answer is\b):?(.*?)(?:\bEND\b|$)", re.M),
 ]
+# words that Markdown sets apart; 2**3, 2 * 3 * 4 and (2)*(3)*(4) are none
+MARKED = re.compile(r"(?<![\w)}*])(\*\*|__|\*|`)(?=\S)([^*_`\n]+)(?<=\S)\1(?![\w({*])")
 # breaks behind a heading, and around a formula that has lines of its own
 BREAKS = re.compile(r"([Aa]nswer(?: is)?[:*_ ]*)\n{1,2}|(?<=\$\$|\\\[) *\n(.*)\n *(?=\$\$|\\\])")
 
@@ -178,7 +181,7 @@ def extract_answer(text):
     It stands in one of FORMS, up to the end of its sentence and without the blanks, Markdown and
     dollars around it, else in the last \boxed{...}. An empty statement is none. If a box stands in
     the statement, or after one that no END closes, the last box counts: "The answer is clear: it is
-    \boxed{5}." states 5.
+    \boxed{5}." states 5. Only the text's last 20,000 characters are read.
 
     >>> extract_answer("48/2 = 24\n--> 24 END\n48+24 = 72\n--> 72 END")
     '72'
@@ -188,7 +191,7 @@ def extract_answer(text):
     '12'
     >>> extract_answer("I do not know.")
     """
-    text = BREAKS.sub(r"\1 \2", text.rstrip())
+    text = BREAKS.sub(r"\1 \2", MARKED.sub(r"\2", text.rstrip()[-20_000:]))
     for form in FORMS:
         found = [place for place in form.finditer(text) if stated(place[1])]
         if found:

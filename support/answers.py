@@ -245,6 +245,9 @@ def items(text):
     return [item.strip() for item in found]
 
 
+MIRRORED = {">": "<", "≥": "≤", "<": ">", "≤": "≥"}
+
+
 def named(text):
     """(name, text of its value): of x = 5 and 5 = x, and an interval of -1 < x <= 5 and x >= 2.
     The name is "" if no name of one quantity is a side; a < b is put for b > a."""
@@ -255,7 +258,7 @@ def named(text):
         backwards = sides[1] == "=" and len(sides) == 3 and NAME.fullmatch(sides[2])
         return (sides[2], sides[0]) if backwards else ("", text)
     if sides[1:2] in ([">"], ["≥"]):
-        sides = [{">": "<", "≥": "≤"}.get(side, side) for side in reversed(sides)]
+        sides = [MIRRORED.get(side, side) for side in reversed(sides)]
     if len(sides) == 3 and NAME.fullmatch(sides[0]):
         sides = [r"-\infty", "<", *sides]
     elif len(sides) == 3 and NAME.fullmatch(sides[2]):
@@ -284,7 +287,7 @@ def exact(text):
     """The numbers of a text in the grammar: one, or two if it has a plus-minus. ValueError: it is
     not in the grammar."""
     if len(re.findall(r"\\pm(?![a-z])", text)) == 1:
-        return [number for sign in "+-" for number in exact(text.replace(r"\pm", sign))]
+        return exact(text.replace(r"\pm", "+")) + exact(text.replace(r"\pm", "-"))
     text = re.sub(r"\\([a-z])", r" \1", MIXED.sub(r"(\1+\2\4/\3\5)", text.partition("≈")[0]))
     tokens = ["", *reversed(TOKEN.findall(text))]
     if sum(token in CLOSERS or token[:4] in ("frac", "sqrt") for token in tokens) > 100:
@@ -325,7 +328,7 @@ def value(text):
     # one with a single member is not that member, but it may be two: \{\pm 2\}
     is_set = inside and text[0] in "{\\" and (len(inside) > 1 or r"\pm" in text)
     found = inside if is_set else items(text)
-    # the unit is that of all
+    # 2 cm, 3 cm and 2, 3 cm are 2, 3; of 3 feet, 4 or 3 feet, 4 inches each item keeps its own
     cut = [split_unit(item) for item in found]
     if len({unit for _, unit in cut}) == 1 or not any(unit for _, unit in cut[:-1]):
         found = [before for before, _ in cut]

@@ -12,8 +12,8 @@ import unicodedata
 
 NFKC = functools.partial(unicodedata.normalize, "NFKC")
 SYMBOLS = str.maketrans({
-    **dict.fromkeys("−–—‐‑", "-"), **dict.fromkeys("×·⋅∙∗", "*"), **dict.fromkeys("°º˚", "°"),
-    **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff\u00ad`\"“”"), "÷": "/", "⁄": "/",
+    **dict.fromkeys("−–—‐‑‒―", "-"), **dict.fromkeys("×·⋅∙∗", "*"), **dict.fromkeys("°º˚", "°"),
+    **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff\u00ad`\"“”"), "÷": "/", "⁄": "/", "∕": "/",
     "π": r"\pi ", "∞": r"\infty ", "±": r"\pm ", "∪": r"\cup ", "θ": r"\theta ",
 })
 SPELLINGS = [(re.compile(pattern, re.S), spelling) for pattern, spelling in [
@@ -22,14 +22,21 @@ SPELLINGS = [(re.compile(pattern, re.S), spelling) for pattern, spelling in [
     (r"\\\\(?=(?:[dtc]?frac|sqrt|left|right|text|pi|infty|cdot|times)(?![a-z]))", r"\\"),
     (r"√\s*([0-9]+)", r"\\sqrt{\1}"), ("√", r"\\sqrt "),
     # 5\mathrm{ N} has a unit, 2\mathbf{v} a vector
-    (r"(?<=[0-9}])\s*\\(?:text|mathrm|mbox)\{\s*[acfjknvw]\s*\}", " units "),
+    (r"(?<=[0-9}])(?:\s|~|\\[,;: ])*\\(?:text|mathrm|mbox)\{\s*[acfjknvw]\s*\}", " units "),
     (r"\\(?:text|math(?:rm|it|sf)|[mh]box|underline|operatorname)[a-z]*\s*\{([^{}]*)\}", r" \1 "),
     (r"\\(?:mathbf|boldsymbol|bm)\s*\{([^{}a-z]*|\([a-z]\))\}", r"\1"),
     (r"\\(?:boxed|fbox|text|mathrm|mbox)(?=\s*\{)|\\(?:left|right)\.|\\hspace\*?\{[^{}]*\}", ""),
     # 1,\!000 and 1{,}000
     (r"(?<=[0-9])\s*(?:,\s*\\!|\{,\s*\})\s*(?=[0-9]{3}(?![0-9]))|\\!", ""),
+    # 1,\;000 and 1,~234, where nothing stands before
+    (r"^([-$\\\s]*[0-9]{1,3}),(?:\\[,;:]|~)\s*(?=[0-9]{3}(?![0-9]))", r"\1"),
+    # sets, and an "and"
+    (r"\\lbrace(?![a-z])", r"\\{"), (r"\\rbrace(?![a-z])", r"\\}"),
+    (r"\\(?:emptyset|varnothing)(?![a-z])|∅|\\\{\s*\\\}", r"\\{\\}"),
+    (r"(?<!\\)\\&|(?<=,)\s*&", " and "),
     # money, percent, degrees
-    (r"(?<![a-z])(?:us|au|ca|nz|hk)\s*(?=\\?\$)|(?<![a-z])(?:usd|eur|gbp|rs\.?)\s*(?=[0-9])", ""),
+    (r"(?<![a-z])(?:u\.?s\.?|au|ca|nz|hk)\s*(?=\\?\$|dollar)|(?<![a-z$\\])[ac](?=\\?\$[0-9])", ""),
+    (r"(?<![a-z])(?:usd|eur|gbp|rs\.?)\s*(?=[0-9])", ""),
     (r"\\?[$%£€¥₹¢]|(?:°|\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degree)\s*(?:[cf](?![a-z]))?", " "),
     # layout
     (r"~|(?<!\\)\\[,:; ()\[\]]|"
@@ -86,11 +93,11 @@ PREFIX = re.compile("(?:kilo|centi|milli|deci|micro|nano|mega|giga|hecto)(?=[a-z
 OTHER_VALUES = re.compile(
     r"\b(?:half|halve|third|quarter|(?:four|fif|six|seven|eigh|nin|ten|eleven|twelf|[a-z]+teen|"
     r"[a-z]+tie|hundred|thousand|[a-z]*illion)th|hundred|thousand|[a-z]*illion|dozen|gross|one|two|"
-    r"three|ten|plus|minus|less|over|divided|multiplied|by|choose|factorial|squared|cubed|power|"
-    r"root|sqrt|base|mod|modulo|[a-z]*(?:sin|cos|tan|cot|csc|sine|tangent)h?|log|ln|exp|equal|not|"
+    r"three|four|five|six|seven|eight|nine|ten|nth|radical|plus|minus|less|over|divided|multiplied|by|choose|factorial|squared|cubed|power|"
+    r"root(?!s$)|sqrt|base|mod|modulo|[a-z]*(?:sin|cos|tan|cot|csc|sine|tangent)h?|log|ln|exp|equal|not|"
     r"is|than|to|or|and|pi|infinity|north|south|east|west|above|below|am|pm)s?\b")
 WORDS = re.compile(
-    r"(?<![\\a-z])(?!(?:pi|i)(?![a-z]))[a-z](?:[a-z./*\s-]|\^\{-?[0-9]\})*$")
+    r"(?<![\\a-z])(?:(?<=[0-9}])/(?=[a-z]{3}|hr|kg|lb))?(?!(?:pi|i)(?![a-z]))[a-z](?:[a-z./*\s-]|\^\{-?[0-9]\})*$")
 
 
 def known(word):

@@ -206,6 +206,13 @@ EQUAL = [  # as (a, b); what a person grading would call the same answer
     ("\\frac{x+1}2", "\\frac{x+1}{2}"), ("x/2", "\\frac{x}{2}"), ("2 * x", "2x"),
     ("(2x+3)", "2x+3"),
     ("x y", "xy"), ("2\\mathbf{v}", "2 \\mathbf{v}"), ("\\sqrt x", "\\sqrt{x}"),
+    # Unicode's other dashes and slash, LaTeX's blanks, sets, words
+    ("$12/hour", "12"), ("12/hr", "12"), ("5\\,\\mathrm{N}", "5"), ("12~\\mathrm{J}", "12"),
+    ("‒4", "-4"), ("―4", "-4"), ("1∕2", "0.5"), ("\\lbrace 1, 2\\rbrace", "\\{1,2\\}"),
+    ("\\emptyset", "\\varnothing"), ("\\emptyset", "\\{ \\}"), ("∅", "\\{\\}"), ("5 roots", "5"),
+    ("12 US dollars", "12"), ("U.S. $12", "12"), ("C$12", "12"), ("A\\$12", "12"),
+    ("1 \\& 3", "3, 1"), ("1, 2, & 3", "3, 2, 1"), ("1,\\;000", "1000"), ("1,~234", "1,234"),
+    ("1 < x < 5", "5 > x > 1"),
     ("Alice and Bob", "\\text{Bob, Alice}"), ("6:30 p.m.", "\\text{6:30 p.m.}"),
 ]
 
@@ -274,6 +281,9 @@ UNEQUAL = [  # near misses
     ("5m", "5"), ("2 w", "2"), ("2\\mathbf{w}", "2"), ("5 feet below", "5 feet above"),
     ("2\\mathbf{i}-\\mathbf{j}", "2i-j"), ("3\\mathbf{i}", "3i"), ("2\\vec{v}", "2"),
     ("5 dollars and 20 cents", "20 dollars and 5 cents"), ("5 apples and 3 pears", "5, 3"),
+    ("5 point five", "5"), ("5 nths", "5"), ("5 radicals", "5"), ("2 roots of 3", "2"),
+    ("12/x", "12"), ("12/\\pi", "12"), ("1/cm", "1"), ("12/apples", "12"), ("$a$", "$c$"),
+    ("1 > x < 5", "5 < x < 1"), ("1 > x < 5", "(5,1)"), ("(1,\\;200)", "1200"),
     # infinity and brackets are not reckoned with
     ("\\infty-\\infty", "0"), ("0\\cdot\\infty", "0"), ("\\frac{\\infty}{\\infty}", "1"),
     ("\\frac{1}{\\infty}", "0"), ("\\infty + 1", "\\infty"), ("2\\infty", "\\infty"),

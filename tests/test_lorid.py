@@ -149,6 +149,11 @@ def test_what_a_target_states_is_found_again(answer):
     ("--> **72** END", "72"), ("--> **72 END**", "72"), ("The answer is **72** clips.", "72 clips"),
     ("_The answer is 72_", "72"), ("So the answer is `72`.", "72"), ("A: **72**", "72"),
     ("The answer is 2**3.", "2**3"), ("The answer is a_1 and b_1.", "a_1 and b_1"),
+    ("The **final answer** is **58**.", "58"), ("**The answer** is 58.", "58"),
+    ("The *final* answer is 58.", "58"), ("The answer **is 58**.", "58"), ("**#### 58**", "58"),
+    ("The **answer** is 58.", "58"), ("x\n`Answer: 58`", "58"), ("The `answer` is __58__.", "58"),
+    ("The answer is 2 * 3 * 4.", "2 * 3 * 4"), ("The answer is (2)*(3)*(4).", "(2)*(3)*(4)"),
+    ("The answer is 2**3 and 4**5.", "2**3 and 4**5"),
     # a last line that says so, below a heading or beside it
     ("So there are 72.\nAnswer: 72", "72"), ("**Answer:** 72", "72"), ("Answer $72$", "72"),
     ("> **Answer**: 72 clips", "72 clips"), ("Final answer: 72.", "72"), ("ANSWER: 72", "72"),
@@ -158,6 +163,9 @@ def test_what_a_target_states_is_found_again(answer):
     ("Answer: 7\nSo the answer is 72.", "72"), ("The answer is 7.\nAnswer: 72", "72"),
     ("Answer: 7\n\nLet us see.", None), ("What is the answer?\nLet us see.", None),
     ("Answer the question.", None), ("A 2-liter bottle lasts 4 days", None),
+    ("x\nAnswer = 12", "12"), ("x\nAnswer - 12", "12"), ("The final answer = 58", "58"),
+    ("Answer -12", None), ("Answer: -12", "-12"), ("My answer: 12", "12"), ("Answer — 12", "12"),
+    ("1. Answer: 58", "58"), ("Your answer: 12", "12"), ("THE ANSWER IS 12.", "12"),
     ("Answer = 72 END", None), ("Result: 72 END", None),  # other texts of the toy world's base
     # the correct answer, the final answer
     ("The correct answer is 72.", "72"), ("The correct answer is **(C)**.", "(C)"),

@@ -552,3 +552,13 @@ def test_the_gold_answers_of_math_equal_themselves_and_none_of_their_neighbours(
         shifted = [f"-{gold}", f"{gold}+1"] if gold != "0" else []
         for other in changed + beside + shifted:
             assert not same_answer(gold, other), (gold, other)
+
+
+def test_only_the_last_characters_of_a_long_text_are_read():
+    """However long a text is, reading its answer takes some milliseconds."""
+    for piece in ("$$\n", "Answer:\n", "The answer is **a", "**a** "):
+        text, start = piece * (1_000_000 // len(piece)), time.process_time()
+        extract_answer(text)
+        assert time.process_time() - start < 0.2, piece
+    assert extract_answer("--> 5 END\n" + "x" * 30_000) is None
+    assert extract_answer("x" * 30_000 + "\n--> 5 END") == "5"

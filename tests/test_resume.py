@@ -19,6 +19,7 @@ from test_infer import assert_refused, run_alone, run_script
 import lora
 import train
 from model import load_model, read_safetensors
+from support import settings
 from support.files import read_metadata
 from tiny import pretrain
 from tiny.world import toy
@@ -492,3 +493,99 @@ def test_settings_of_fit_are_enough(make_base):
                            max_tokens=100)
     examples = [([1, 2, 3, 4], [0, 1, 1, 1])] * 2
     assert train.fit(model, parameters, iter([examples] * 3), 3, args) > 0
+
+
+# --------------------------------------------------------------------------------------------------
+# What a strict reader broke
+
+
+def test_every_flag_is_a_setting_or_is_known_to_change_nothing(monkeypatch):
+    """A flag that is added to train.py stops a resumption that gives another value."""
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    args = train.arguments()
+    args.base, args.dtype = args.model, "float32"
+    compared = {key.lstrip("-").replace("-", "_")
+                for key in settings.settings_of("ir", [toy(1, "train")], args)}
+    free = {"base", "out", "preset", "checkpointing", "save_every", "resume", "plot"}
+    assert set(vars(args)) - compared == free
+
+
+@pytest.mark.parametrize("key, value", [("use_rslora", True), ("layers_to_transform", [0])])
+def test_an_old_config_that_scales_otherwise_is_not_ours(whole, tmp_path, key, value):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config | {key: value}))
+    with pytest.raises(ValueError, match=rf"{key}"):
+        lora.read_adapter(tmp_path)
+
+
+def test_a_log_that_vanishes_is_written_again(run, whole, stop_after, tmp_path):
+    """Its lock would have gone with it."""
+    folder = tmp_path / "tiny" / "ir"
+    stop_after(3, (folder / "log.jsonl").unlink)
+    assert run(tmp_path).returncode == 0
+    assert_same(folder, whole)
+
+
+def test_ctrl_c_while_the_adapter_is_saved_waits_for_it(run, whole, tmp_path, monkeypatch):
+    """Between the two files of the adapter, say: both are whole, and the sentence says so."""
+    plain = lora.save_adapter
+
+    def save(*args):
+        interrupt()
+        plain(*args)
+
+    monkeypatch.setattr(lora, "save_adapter", save)
+    done = run(tmp_path)
+    assert done.returncode == 130 and "is trained and saved" in done.stderr
+    assert_same(tmp_path / "tiny" / "ir", whole)
+
+
+def test_dropout_goes_on_after_a_measurement(make_base):
+    folder, _ = make_base()
+    model = load_model(folder, dtype=torch.float32)
+    parameters = lora.inject(model, ["q_proj"], {"ir": (2, 1.0)}, 0.5)
+    lora.set_adapter(model, "ir")
+    args = SimpleNamespace(lr=1e-2, weight_decay=0.0, warmup=0.0, beta2=0.9, clip=1.0,
+                           max_tokens=100)
+    examples, modes = [([1, 2, 3, 4], [0, 1, 1, 1])] * 2, []
+
+    def batches():
+        while True:
+            yield examples
+            modes.append(model.training)
+
+    train.fit(model, parameters, batches(), 3, args, held_out={1: examples, 2: examples})
+    assert modes == [True, True]
+
+
+def test_resume_that_finds_nothing_says_so(run, tmp_path):
+    done = run(tmp_path, "--resume", "--steps", 1)
+    assert f"no checkpoint in {tmp_path}/tiny/ir; from the start" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_streams_that_are_closed_end_no_training(closed, rows_file, whole, tmp_path):
+    """As daemons are started, `train.py >&-`: nothing of ours may get the number of a stream."""
+    number = {"stdout": 1, "stderr": 2}[closed]
+    words = [sys.executable, "train.py", *map(str, WORDS), "--data", rows_file, "--out", tmp_path]
+    done = subprocess.run(words, cwd=ROOT, env=ENV, check=False, timeout=120,
+                          preexec_fn=lambda: os.close(number))
+    assert done.returncode == 0
+    assert_same(tmp_path / "tiny" / "ir", whole)
+
+
+@pytest.mark.slow
+def test_a_stop_that_nobody_can_be_told_of_leaves_a_checkpoint(rows_file, tmp_path):
+    """`train.py 2>&1 | head`, then SIGTERM."""
+    words = [sys.executable, "train.py", *map(str, WORDS), "--steps", "400", "--data", rows_file,
+             "--out", tmp_path]
+    process = subprocess.Popen(words, cwd=ROOT, env=ENV, stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, text=True)
+    assert wait_for(process, "step 1/")
+    process.stdout.close()
+    time.sleep(0.5)
+    process.terminate()
+    assert process.wait(60) == 130
+    assert checkpoints(tmp_path / "tiny" / "ir")

@@ -1,6 +1,7 @@
 """Nothing lost: a training that is stopped, killed, or meets a full disk, and goes on; what lies in
 its folder meanwhile, and the curves."""
 import json
+import math
 import os
 import random
 import shutil
@@ -19,8 +20,9 @@ from test_infer import assert_refused, run_alone, run_script
 import lora
 import train
 from model import load_model, read_safetensors
-from support import settings
-from support.files import read_metadata
+from support import checkpoint, settings
+from support.checks import check_adapter_config
+from support.files import open_locked, read_metadata
 from tiny import pretrain
 from tiny.world import toy
 
@@ -127,14 +129,20 @@ def test_ctrl_c_leaves_a_checkpoint_and_resume_ends_as_if_it_had_not_been(
 
 
 @pytest.mark.slow
-def test_a_crash_costs_what_came_after_the_last_checkpoint(run, whole, stop_after, tmp_path):
+def test_a_crash_costs_what_came_after_the_last_checkpoint(
+        run, whole, stop_after, tmp_path, monkeypatch):
     """The log, which had gone on, goes back too. Of a checkpoint that is torn, cut off or altered,
     the one before is taken; of two, at most. Nothing left to go on from: from the start."""
-    folder, n = tmp_path / "tiny" / "ir", 5
-    for damage in (lambda raw: raw[:-100], lambda raw: raw[:len(raw) // 2] + b"\0" * 9999, None):
+    folder, n, said, say = tmp_path / "tiny" / "ir", 5, [], checkpoint.say
+    monkeypatch.setattr(checkpoint, "say", lambda text: (said.append(text), say(text)))
+    cut, altered = (lambda raw: raw[:-100]), lambda raw: raw[:len(raw) // 2] + b"\0" * 9999
+    for damage, says in ((cut, "no checkpoint in"), (altered, "resumed    after step 3"),
+                         (None, "resumed    after step 3")):
         stop_after(n, crash)
         with pytest.raises(RuntimeError, match="power"):
             run(tmp_path, "--save-every", 0, "--resume")
+        assert any(says in text for text in said)
+        said.clear()
         names = [f"checkpoint-step-{step:07}.safetensors" for step in (n - 2, n - 1)]
         assert checkpoints(folder) == names
         assert [entry["step"] for entry in steps_of(folder)] == list(range(1, n))
@@ -320,6 +328,7 @@ def test_two_processes_one_of_them_killed(more, rows_file, tmp_path):
     assert_same(folder, tmp_path / "whole" / "tiny" / "ir")
 
 
+@pytest.mark.slow
 def test_a_reader_who_leaves_a_closed_terminal_and_a_second_training(rows_file, whole, tmp_path):
     """`train.py | head -2` trains to the end, a hang-up does not end it, and meanwhile nobody else
     may train there."""
@@ -560,8 +569,89 @@ def test_dropout_goes_on_after_a_measurement(make_base):
 
 
 def test_resume_that_finds_nothing_says_so(run, tmp_path):
+    """Louder if there was something; and nobody else trains where a log is locked."""
+    folder = tmp_path / "tiny" / "ir"
     done = run(tmp_path, "--resume", "--steps", 1)
-    assert f"no checkpoint in {tmp_path}/tiny/ir; from the start" in done.stdout
+    assert f"note       no checkpoint in {folder}; from the start" in done.stdout
+    (folder / WEIGHTS).unlink()
+    (folder / "checkpoint-step-0000001.safetensors").write_bytes(b"torn")
+    with open_locked(folder / "log.jsonl"):
+        assert_refused(run(tmp_path, "--steps", 1), f"{folder}/log.jsonl", "another process")
+    done = run(tmp_path, "--resume", "--steps", 1)
+    assert done.returncode == 0 and "a checkpoint is left aside" in done.stdout
+    assert f"WARNING    no whole checkpoint in {folder}; from the start" in done.stdout
+
+
+def test_a_disk_that_fills_up_under_a_training_is_named(run, stop_after, tmp_path):
+    """Closing the log tries to write the rest once more: the sentence must outlive that."""
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    stop_after(2, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50, limits[1])))
+    try:
+        done = run(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "log.jsonl cannot be written" in done.stderr and "ulimit -f" in done.stderr
+
+
+def test_bounds_of_training_are_those_of_reading(tmp_path, monkeypatch):
+    """Whatever alpha and rank train.py takes, the file that it writes is read: alpha is saved as
+    (alpha / rank) rank, rounded twice."""
+    def parse(flag, value):
+        monkeypatch.setattr(sys, "argv", ["train.py", flag, value])
+        return getattr(train.arguments(), flag[2:])
+    for flag, value in (("--alpha", "9e-6"), ("--alpha", "1000001"), ("--rank", "10001")):
+        with pytest.raises(SystemExit):
+            parse(flag, value)
+    for alpha in (parse("--alpha", "1e-5"), parse("--alpha", "1000000")):
+        for rank in (1, 7, 2117, 4233, 8334, parse("--rank", "10000")):
+            saved = alpha / rank * rank
+            saved = round(saved) if math.isclose(saved, round(saved)) else saved
+            check_adapter_config(tmp_path, dict(peft_type="LORA", r=rank, lora_alpha=saved))
+
+
+def test_a_model_is_known_by_what_is_read_of_it(whole, tmp_path):
+    """Not by a checkpoint, a link to nowhere, a folder or a pipe, which would wait for ever; shards
+    have the names that their index gives."""
+    folder = tmp_path / "model"
+    shutil.copytree(whole, folder)
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "x.safetensors"}}')
+    (folder / "x.safetensors").write_bytes(b"1")
+    before = settings.digest_model(folder)
+    os.mkfifo(folder / "pipe.json")
+    (folder / "nowhere.json").symlink_to("gone")
+    (folder / "generation_config.json").mkdir()
+    (folder / "checkpoint-step-0000003.safetensors").write_bytes(b"3")
+    assert settings.digest_model(folder) == before
+    for name in ("config.json", WEIGHTS, "adapter_config.json", "x.safetensors"):
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content + b" ")
+        assert settings.digest_model(folder) != before, name
+        (folder / name).write_bytes(content)
+
+
+@pytest.mark.parametrize("line", ['{"step": 1, "loss": 1' + "0" * 400 + "}", "[" * 100_000],
+                         ids=["beyond a float", "too deep"])
+def test_a_log_with_strange_lines_gets_a_sentence(line, tmp_path):
+    pytest.importorskip("matplotlib")
+    folder = tmp_path / "tiny" / "ir"
+    folder.mkdir(parents=True)
+    (folder / "log.jsonl").write_text(line + "\n")
+    done = run_script(train, "--plot", tmp_path / "a.png", "--out", tmp_path)
+    assert_refused(done, "log.jsonl:1: no step of a training")
+
+
+def test_a_picture_that_cannot_be_written_is_refused(tmp_path):
+    pytest.importorskip("matplotlib")
+    (tmp_path / "x.png").mkdir()
+    for name in (tmp_path / "x.png", "/proc/x.png"):
+        done = run_script(train, "--plot", name, "--out", tmp_path)
+        assert_refused(done, f"--plot {name} ")
+        assert ".tmp" not in done.stderr
 
 
 @pytest.mark.slow

@@ -33,6 +33,15 @@ WORDS = ["--role", "ir", "--steps", 6, "--batch", 5, "--max-tokens", 250, "--dro
 ENV = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """As in ENV: two threads add in another order, and the last bits differ."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def rows_file(tmp_path_factory):
     """A few problems, of which few are held out."""

@@ -87,8 +87,7 @@ class Checkpoints:
                              "to start anew.")
 
     def begin(self, optimizer):
-        """Take the folder, and put everything back as in the checkpoint. Returns how many steps
-        had been taken."""
+        """Take the folder, put all back as in the checkpoint. Returns how many steps were taken."""
         step, _, log, tensors = read(self.start) if self.start else (0, None, b"", {})
         if get_rank() == 0:
             size = 3 * 4 * sum(p.numel() for p, _, _ in optimizer.state)

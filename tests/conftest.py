@@ -16,11 +16,24 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 # before torch is imported: on a busy machine, threads that spin make this 4 times slower
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# a shell's background jobs ignore Ctrl-C, and nohup's a closed terminal, and hand that on: what the
-# tests start must not
-signal.signal(signal.SIGINT, signal.default_int_handler)
-if hasattr(signal, "SIGHUP"):
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def plain_signals():
+    """As a foreground program has them. A shell's background jobs ignore Ctrl-C, nohup's a closed
+    terminal, and so does a training in this process; what the tests start would inherit it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_DFL)
+
+
+plain_signals()
+
+
+@pytest.fixture(autouse=True)
+def signals_of_its_own():
+    yield
+    plain_signals()
 
 
 def place(variable, default):

@@ -369,8 +369,7 @@ def test_ctrl_c_while_the_imports_run_is_quiet(script):
 
 
 @pytest.mark.parametrize("more", [
-    ["--lr", 1e30, "--steps", 1], pytest.param(["--lr", 100], marks=pytest.mark.slow),
-    pytest.param(["--lr", 1e-300], marks=pytest.mark.slow)])
+    ["--lr", 1e30, "--steps", 1], pytest.param(["--lr", 100], marks=pytest.mark.slow)])
 def test_a_training_that_failed_replaces_no_good_adapter(run, whole, tmp_path, more):
     folder = tmp_path / "tiny" / "ir"
     folder.mkdir(parents=True)

@@ -93,11 +93,14 @@ PREFIX = re.compile("(?:kilo|centi|milli|deci|micro|nano|mega|giga|hecto)(?=[a-z
 OTHER_VALUES = re.compile(
     r"\b(?:half|halve|third|quarter|(?:four|fif|six|seven|eigh|nin|ten|eleven|twelf|[a-z]+teen|"
     r"[a-z]+tie|hundred|thousand|[a-z]*illion)th|hundred|thousand|[a-z]*illion|dozen|gross|one|two|"
-    r"three|four|five|six|seven|eight|nine|ten|nth|radical|plus|minus|less|over|divided|multiplied|by|choose|factorial|squared|cubed|power|"
-    r"root(?!s$)|sqrt|base|mod|modulo|[a-z]*(?:sin|cos|tan|cot|csc|sine|tangent)h?|log|ln|exp|equal|not|"
+    r"three|four|five|six|seven|eight|nine|ten|nth|radical|plus|minus|less|over|"
+    r"divided|multiplied|by|choose|factorial|squared|cubed|power|"
+    r"root(?!s$)|sqrt|base|mod|modulo|[a-z]*(?:sin|cos|tan|cot|csc|sine|tangent)h?|log|ln|exp|"
+    r"equal|not|"
     r"is|than|to|or|and|pi|infinity|north|south|east|west|above|below|am|pm)s?\b")
 WORDS = re.compile(
-    r"(?<![\\a-z])(?:(?<=[0-9}])/(?=[a-z]{3}|hr|kg|lb))?(?!(?:pi|i)(?![a-z]))[a-z](?:[a-z./*\s-]|\^\{-?[0-9]\})*$")
+    r"(?<![\\a-z])(?:(?<=[0-9}])/(?=[a-z]{3}|hr|kg|lb))?(?!(?:pi|i)(?![a-z]))"
+    r"[a-z](?:[a-z./*\s-]|\^\{-?[0-9]\})*$")
 
 
 def known(word):

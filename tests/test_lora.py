@@ -463,7 +463,7 @@ def test_saved_equals_loaded(base, tmp_path):
         peft_type="LORA", task_type="CAUSAL_LM", base_model_name_or_path="some/base", r=3,
         lora_alpha=16, lora_dropout=0.1, target_modules=["q_proj", "down_proj"], bias="none",
         fan_in_fan_out=False, inference_mode=True, use_rslora=False, use_dora=False,
-        modules_to_save=None)
+        modules_to_save=None, layers_to_transform=None)
     assert isinstance(config["lora_alpha"], int)  # vLLM insists
     assert sorted(os.listdir(out)) == ["adapter_config.json", "adapter_model.safetensors"]
 

@@ -8,7 +8,6 @@ import argparse
 import json
 import os
 import signal
-import sys
 import time
 from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
@@ -17,8 +16,8 @@ from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 
-from support.cli import number, path, positive, printable
-from support.files import atomic_write, lock
+from support.cli import number, path, positive, printable, tell
+from support.files import atomic_write, lock, vanished
 from support.replies import ROW, copied, flaw
 
 FIRST = 20  # rows that all fail alike stop a run ...
@@ -49,20 +48,6 @@ def read_journal(file):
             if file.writable():
                 file.truncate(file.tell() - len(line))
     return done
-
-
-def tell(text):
-    """Say it on stderr, if somebody is there: a closed terminal must not end what is paid for."""
-    with suppress(OSError):
-        print(printable(text), file=sys.stderr, flush=True)
-
-
-def vanished(file):
-    """Whether an open file no longer stands under its name."""
-    try:
-        return not os.path.samestat(os.stat(file.name), os.fstat(file.fileno()))
-    except FileNotFoundError:
-        return True
 
 
 @contextmanager

@@ -56,8 +56,7 @@ def known(symbols, bpe):
 
 def by_tiktoken(merges, vocab, raw_of):
     """A function from a word's bytes to its ids, by tiktoken, 20 times or more as fast as `join` on
-    words; None if
-    it could differ. vocab: {token: id}, raw_of: {token: its bytes}.
+    words; None if it could differ. vocab: {token: id}, raw_of: {token: its bytes}.
 
     tiktoken joins any neighbours that make a token, first those of the lowest id. That is the same
     where the merges are in the order of ids and a token comes whole out of its own: 500 are tried,

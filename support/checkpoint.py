@@ -9,7 +9,6 @@ step, checksum and log in the metadata. The order of the data follows from the s
 were used are drawn again and dropped. Nothing is pickled.
 """
 import json
-import os
 import time
 import zlib
 from contextlib import suppress
@@ -20,7 +19,7 @@ import torch
 from model import read_safetensors, write_safetensors
 from support.cli import outlive_terminal, say
 from support.distributed import all_gather, get_rank
-from support.files import check_writable, explained, open_locked, read_metadata
+from support.files import check_writable, explained, open_locked, read_metadata, vanished
 from support.settings import differences
 
 
@@ -129,9 +128,8 @@ class Checkpoints:
     def hold(self):
         """Write the log again if somebody has deleted or renamed it: the lock is gone with the
         file. Raises ValueError if another training has taken the folder since."""
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.stat(self.path), os.fstat(self.log.fileno())):
-                return
+        if not vanished(self.log):
+            return
         self.log.seek(0)
         with self.log as old, explained(self.path):
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -193,10 +193,8 @@ def check_adapter_config(path, c):
         require(path, (c.get(key) is None or isinstance(c[key], str) or is_texts(c[key]),
                        f"{key} is {shown(c.get(key))}; it must be a text or a list of texts."))
     if isinstance(targets, str):
-        try:
+        with naming(f"{path}: target_modules is {shown(targets)}"):
             compile_pattern(targets)
-        except ValueError as error:
-            raise ValueError(f"{path}: target_modules is {shown(targets)}: {error}.") from None
 
 
 # What adapter_model.safetensors repeats of its adapter_config.json, in its metadata.

@@ -118,9 +118,9 @@ def say(text, **how):
 
 
 def tell(text):
-    """The last sentence, on stderr; its reader, too, may have gone."""
+    """The same for a sentence on stderr."""
     try:
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
@@ -180,7 +180,7 @@ def run(main, advice="; close other programs, or take a smaller model"):
     except NotImplementedError as error:  # what tests/blank.py leaves of an exercise
         if not str(error).startswith("exercise "):
             raise
-        print(f"{script}: {printable(error, keep='')} (not done yet)", file=sys.stderr)
+        tell(f"{script}: {printable(error, keep='')} (not done yet)")
         sys.exit(2)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):

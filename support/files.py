@@ -141,6 +141,14 @@ def open_locked(path):
     return file
 
 
+def vanished(file):
+    """Whether an open file no longer stands under its name: then its lock keeps nobody away."""
+    try:
+        return not os.path.samestat(os.stat(file.name), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return True
+
+
 def check_outputs(flags, inputs=()):
     """Raise a ValueError that says why, if one of {flag: the file it names or None} could not be
     written in the end, or would overwrite another, or one of the inputs or a file in a folder of

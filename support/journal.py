@@ -16,7 +16,7 @@ from glob import escape, glob
 from pathlib import Path
 
 from support.distributed import get_rank
-from support.files import atomic_write, explained, open_locked
+from support.files import atomic_write, explained, open_locked, vanished
 from support.settings import differences, digest_model, digest_rows
 
 # Settings that change no text, or are names of what is looked into
@@ -63,12 +63,11 @@ class Journal:
     def check_place(self):
         """Raise ValueError if the file has been moved, deleted or replaced: no other run would see
         its lock, nor its texts. What was deleted is written again."""
+        if not vanished(self.file):
+            return
         name = self.file.name
-        try:
-            if os.path.samestat(os.stat(name), os.fstat(self.file.fileno())):
-                return
-            kept = "what is there now was left alone; wait for the run that writes it"
-        except FileNotFoundError:
+        kept = "what is there now was left alone; wait for the run that writes it"
+        if not os.path.exists(name):
             self.file.seek(0)
             atomic_write(name, [self.file.read()])
             kept = "it is written again, and the same command goes on from there"

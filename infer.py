@@ -9,7 +9,6 @@
 """
 import support  # isort: skip  # noqa: F401  from here on, Ctrl-C is quiet
 import json
-import math
 import sys
 import time
 from argparse import RawDescriptionHelpFormatter
@@ -24,6 +23,7 @@ import lora
 import lorid
 from model import load_model, pick_device, read_config, read_json
 from support.cli import Parser, base_flags, number, parse, path, positive, printable, run
+from support.compare import compare, comparison, markdown, rivals, show, wilson
 from support.distributed import all_gather
 from support.engine import Engine, Outcome
 from support.files import atomic_write, check_outputs
@@ -102,23 +102,16 @@ def sampler(args, temperature):
 # Evaluation
 
 
-def wilson(right, n, z=1.96):
-    """The 95% interval of a share p = right / n, Wilson's, which holds near 0 and 1, too:
-    (p + z^2 / 2n  +-  z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)."""
-    p, zz = right / n, z * z / n
-    middle, half = p + zz / 2, z * math.sqrt(p * (1 - p) / n + zz / n / 4)
-    return max(0.0, (middle - half) / (1 + zz)), min(1.0, (middle + half) / (1 + zz))
-
-
 def summary(method, rows, outcomes, strict=False, seconds=None):
     """A method's line of the table: means per question, but truncated, unread (texts not written
-    for want of room for their prompts) and seconds are totals. Only a vote is scored strictly."""
-    voted, n = method.startswith("LoRID"), len(rows)
-    right = [outcome.verdict.right(row["answer"], strict and voted)
+    for want of room for their prompts) and seconds are totals; right: 1 or 0 for each question.
+    Only a vote is scored strictly."""
+    voted, n = method.startswith(("LoRID", "two KG")), len(rows)
+    right = [+outcome.verdict.right(row["answer"], strict and voted)
              for outcome, row in zip(outcomes, rows, strict=True)]
     low, high = wilson(sum(right), n)
     line = {
-        "method": method, "accuracy": sum(right) / n, "low": low, "high": high,
+        "method": method, "accuracy": sum(right) / n, "low": low, "high": high, "right": right,
         "rounds": sum(len(outcome.verdict.rounds) for outcome in outcomes) / n,
         "texts": sum(len(outcome.tokens) for outcome in outcomes) / n,
         "tokens": sum(sum(outcome.tokens) for outcome in outcomes) / n}
@@ -184,12 +177,15 @@ def mean_of_samples(rows, outcomes, k):
     repeated = [row for row in rows for _ in range(k)]
     line = summary(f"IR alone, sampled: the mean of {k}", repeated, singles)
     line["low"], line["high"] = wilson(line["accuracy"] * len(rows), len(rows))
+    right = line["right"]
+    line["right"] = [sum(right[i:i + k]) / k for i in range(0, len(right), k)]
     return line
 
 
 def study(engine, journal, rows, args):
     """What else could explain the result? The Deep Reasoner without knowledge and with the
-    teacher's; as many texts as LoRID's, all from the Intuitive Reasoner; fewer rounds.
+    teacher's; as many tokens, but from one system, or from both without the rule that they agree;
+    two of one system that agree; fewer rounds.
 
     Returns (lines, curves, the votes): a curve is a list of lines, by rounds or by texts."""
     def with_rules(row):
@@ -201,10 +197,9 @@ def study(engine, journal, rows, args):
     if all(row["knowledge"] for row in rows):
         name = "DR with the teacher's knowledge, greedy"
         lines.append(measure(engine, journal, name, rows, with_rules, args)[1])
-    # at least LoRID's texts, and about its tokens
-    k = math.ceil(max(voted["texts"], voted["tokens"] / max(1, ir["tokens"])))
-    many, _ = measure(engine, journal, "self-consistency", rows,
-                      for_rows(lorid.self_consistency, k), args, args.temperature)
+    held = partial(measure, engine, journal, rows=rows, args=args)
+    many, others = rivals(held, ir, kg_dr, voted, args)
+    k = len(many[0].tokens)
     by_round = [summary(f"LoRID, {r} round{'s' * (r > 1)}", rows,
                         shortened(rows, votes, lorid.vote, r), args.strict)
                 for r in range(1, args.rounds + 1)]
@@ -213,8 +208,9 @@ def study(engine, journal, rows, args):
                for n in range(1, k + 1)]
     by_round[-1]["seconds"] = voted["seconds"]  # that one was really run
     lines.insert(1, mean_of_samples(rows, many, k))
-    lines.append(by_text[-1])
+    lines += [by_text[-1], *others]
     lines += [by_round[r - 1] for r in sorted({1, 2, 5, 10, 20, args.rounds}) if r <= args.rounds]
+    compare(lines, rows)
     return lines, {"LoRID": by_round, "self-consistency": by_text}, votes
 
 
@@ -223,18 +219,11 @@ def table(lines):
     columns = ("method", "accuracy", "95% interval", "rounds", "texts", "tokens", "agreed",
                "accuracy when agreed", "truncated", "seconds")
 
-    def show(x, form=".1%"):
-        return "-" if x is None else format(x, form)
-
-    rows = [columns]
-    for line in lines:
-        rows.append((
-            line["method"], show(line["accuracy"]), f"{show(line['low'])} to {show(line['high'])}",
-            *(show(line[key], ".2f") for key in ("rounds", "texts")), show(line["tokens"], ".0f"),
-            *(show(line.get(key)) for key in ("agreed", "accuracy_when_agreed")),
-            str(line["truncated"]), show(line["seconds"], ".0f")))
-    text = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([text[0], "|---" * len(columns) + "|", *text[1:]])
+    return markdown(columns, [(
+        line["method"], show(line["accuracy"]), f"{show(line['low'])} to {show(line['high'])}",
+        *(show(line[key], ".2f") for key in ("rounds", "texts")), show(line["tokens"], ".0f"),
+        *(show(line.get(key)) for key in ("agreed", "accuracy_when_agreed")),
+        str(line["truncated"]), show(line["seconds"], ".0f")) for line in lines])
 
 
 # --------------------------------------------------------------------------------------------------
@@ -430,6 +419,8 @@ def main():
             result = {"about": about, "methods": lines, "curves": curves}
             atomic_write(args.json, [json.dumps(result).encode()])
     print(table(lines))
+    if args.study:
+        print(f"\n{comparison(lines)}\n")
     if unread := [f"{line['method']} {line['unread']}" for line in lines if line["unread"]]:
         print(f"Prompts longer than the model's {engine.limit} positions got no text and count as "
               f"truncated: {', '.join(unread)}.")

@@ -15,7 +15,7 @@ sequences, T most tokens of one, S most keys; H, K, D, C, V as in model.py, G = 
 import math
 import random
 from bisect import bisect_left
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 
 import torch
@@ -23,7 +23,7 @@ import torch.nn.functional as F
 
 from data import micro_batches
 from lora import set_adapter
-from lorid import Verdict
+from lorid import ROLES, Verdict
 from model import attention, causal_mask
 from support.distributed import get_rank, get_world_size
 
@@ -287,6 +287,7 @@ class Engine:
         self.texts = {} if texts is None else texts
         self.outcomes = [Outcome() for _ in self.conversations]
         self.unopened, self.done = deque(range(len(self.conversations))), 0
+        self.asked = Counter()  # (owner, role) -> how many of its texts were asked for
         self.replies = {}       # owner -> the texts of its request, None where still written
         self.waiting = deque()  # sequences that have no slot yet
         self.running = []       # running[i] is in slot i of the cache
@@ -328,17 +329,19 @@ class Engine:
     def request(self, owner, role, prompt):
         """The text, if it is there; else None, and it waits for a slot."""
         outcome, question = self.outcomes[owner], self.rank + owner * self.world_size
-        number = len(outcome.tokens)
+        # which text of this role it is, counted as in a vote: ir 0, 3, 6, ..., kg 1, 4, ..., dr 2
+        number = len(ROLES) * self.asked[owner, role] + (*ROLES, role).index(role)
+        self.asked[owner, role] += 1
         key = question, number, role, prompt
         text, tokens, truncated = self.texts.get(key, (None, 0, False))
         outcome.tokens.append(tokens)
         outcome.truncated.append(truncated)
         if text is None:
-            # Seeded by question and text, not by slot, step or process: results do not depend
-            # (but for rounding) on what else is being written, or where.
+            # Seeded by question and text, not by slot, step, process or method: results do not
+            # depend (but for rounding) on what else is being written, or where.
             rng = random.Random(f"{self.seed} {question} {number}")
             ids = self.tokenizer.prompt_ids(prompt)
-            self.waiting.append(Sequence(owner, number, role, ids, rng, key))
+            self.waiting.append(Sequence(owner, len(outcome.tokens) - 1, role, ids, rng, key))
         return text
 
     def finish(self, sequence, truncated):

@@ -186,6 +186,7 @@ def test_ctrl_c_says_what_is_kept_and_how_to_go_on(work, whole, monkeypatch):
     said, content = whole
     lines = content.splitlines()[1:]
     before = sum(json.loads(line)[-2] != "LoRID" for line in lines)
+    work.journal.write_bytes(content[:content.index(b"\n") + 30])  # a line that was torn
     with monkeypatch.context() as patch:
         interrupt_after(before + 25, patch)
         done = work.run()
@@ -193,7 +194,8 @@ def test_ctrl_c_says_what_is_kept_and_how_to_go_on(work, whole, monkeypatch):
     assert re.fullmatch(rf"\nStopped at LoRID: [1-5]/6 questions\. What is written is kept in "
                         rf"{re.escape(str(work.journal))}: the same command goes on from there\.\n",
                         done.stderr)
-    assert work.journal.read_bytes().count(b"\n") == 1 + before + 25
+    assert len([json.loads(line) for line in work.journal.read_text().splitlines()]) \
+        == 1 + before + 25
     assert work.said(work.run()) == said
 
 
@@ -281,6 +283,28 @@ def test_real_kills_change_nothing(taught, tmp_path, kills, processes):  # noqa:
         before = len(keys)
     assert run_whole() == said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.jsonl", "t.json"]
+
+
+def test_a_study_writes_no_text_twice(base, tmp_path, written):
+    """Rivals take the texts that are there: the same (role, prompt, temperature, number of this
+    role about this question) is written once, whoever asks for it. And a study goes on, too."""
+    work = Work(base, tmp_path, "--study")
+    said, content = finish(work)
+    asked = [tuple(json.loads(line)[:5]) for line in content.splitlines()[1:]]
+    assert len(set(asked)) == len(asked) == len(written)
+    lines = {line["method"]: line for line in json.loads(work.json.read_text())["methods"]}
+    # the vote, the mixtures and self-consistency draw one row of samples, as long as the longest
+    [k] = [line["texts"] for name, line in lines.items() if name.startswith("self-consistency")]
+    solved = [key[1] for key in asked if key[0] == 1 and key[3] == "ir"]
+    assert k > 3 and sorted(solved) == sorted([*range(6)] * int(k))
+    [n] = [line["rounds"] for name, line in lines.items() if re.match(r"majority of \d+ KG", name)]
+    ruled = [key[1] for key in asked if key[0] == 1 and key[3] == "kg"]
+    assert 6 * n <= len(ruled) <= 6 * 6  # two a round at most
+    written.clear()
+    cut = random.Random(3).randrange(len(content) // 2, len(content))
+    work.journal.write_bytes(content[:cut])
+    assert work.said(work.run()) == said
+    assert len(written) == len(asked) - (content[:cut].count(b"\n") - 1) > 0
 
 
 # --------------------------------------------------------------------------------------------------

@@ -338,6 +338,14 @@ def decide(method, texts, most):
     answers = [answer_of(text) for text in texts]
     if method == "self-consistency":
         return majority(answers[:most]), None, most
+    if method.startswith("pooled"):  # kg's texts state no answer
+        return majority(answers), None, len(texts)
+    if method == "two deep":  # texts: kg, dr, kg, dr, kg, dr, ...
+        deep = [answers[1::4], answers[3::4]]
+        agreed = set(deep[0]) & set(deep[1]) - {None}
+        given = [answer for pair in zip(*deep, strict=True) for answer in pair]
+        return (majority([a for a in given if a in agreed or not agreed]), bool(agreed),
+                len(texts))
     if method != "LoRID":
         return answers[-1], None, len(texts)
     agreed, given, rounds = set(), [], 0
@@ -366,9 +374,32 @@ def requests_of(method, row, texts, most):
             return [dr(rules(row))]
         case "self-consistency":
             return [ir] * most
+        case "pooled chains":
+            return [request for t in range(most) for request in (kg, dr(texts[2 * t]))]
+        case "pooled":
+            return [request for t in range(most) for request in (ir, kg, dr(texts[3 * t + 1]))]
+        case "pooled, early":
+            turns, enough = most
+            return requests_of("pooled", row, texts, first_turn(texts, turns, enough))
+        case "two deep":
+            turns = most
+            for t in range(turns, 0, -1):  # the first turn by which both have said the same
+                if decide(method, texts[:4 * t], most)[1]:
+                    turns = t
+            return [request for t in range(2 * turns) for request in (kg, dr(texts[2 * t]))]
         case "LoRID":
             rounds = decide(method, texts, most)[2] // 3
             return [request for t in range(rounds) for request in (ir, kg, dr(texts[3 * t + 1]))]
+
+
+def first_turn(texts, turns, enough):
+    """The first turn by which some answer was given so often; texts: ir, kg, dr, ir, kg, dr, ..."""
+    answers = [answer_of(text) for text in texts]
+    for t in range(1, turns):
+        given = [answer for answer in answers[:3 * t] if answer is not None]
+        if given and given.count(majority(given)) >= enough:
+            return t
+    return turns
 
 
 def line_of(method, run, rows, most=None):
@@ -381,8 +412,8 @@ def line_of(method, run, rows, most=None):
         used.append(n)
         tokens.append(sum(count for *_, count in conversation[:n]))
     line = {"accuracy": sum(right), "texts": sum(used), "tokens": sum(tokens)}
-    line = {key: total / len(rows) for key, total in line.items()}
-    if method == "LoRID":
+    line = {key: total / len(rows) for key, total in line.items()} | {"right": right}
+    if method in ("LoRID", "two deep"):
         line["agreed"] = sum(agreed) / len(rows)
         both = sum(a and b for a, b in zip(right, agreed, strict=True))
         line["accuracy_when_agreed"] = both / sum(agreed)
@@ -400,8 +431,9 @@ def assert_run(run, method, rows, sampling, most=None, seed=0):
 
 
 def assert_line(line, method, wanted, printed=None):
-    assert line["method"] == method
-    assert {key: line[key] for key in wanted} == pytest.approx(wanted), method
+    figures = {key: x for key, x in wanted.items() if key != "right"}
+    assert line["method"] == method and line["right"] == wanted.get("right", line["right"])
+    assert {key: line[key] for key in figures} == pytest.approx(figures), method
     if printed is not None:
         assert f"| {method} | {wanted['accuracy']:.1%} |" in printed
 
@@ -420,7 +452,7 @@ def test_by_default_the_table_is_made_of_the_held_out_problems(trained, tmp_path
 SINGLES = ("IR alone", "KG -> DR alone", "DR without knowledge", "DR with the teacher's knowledge")
 
 
-def lines_of_study(singles, vote, many, rows, rounds, k):
+def lines_of_study(singles, vote, many, rivals, rows, rounds, k):
     """The figures of the table and of both curves, [(name, figures)] each."""
     votes = [(f"LoRID, {r} round{'s' * (r > 1)}", line_of("LoRID", vote, rows, r))
              for r in range(1, rounds + 1)]
@@ -433,7 +465,7 @@ def lines_of_study(singles, vote, many, rows, rounds, k):
     first, *others = [(f"{method}, greedy", line_of(method, run, rows))
                       for method, run in zip(SINGLES, singles, strict=True)]
     mean = f"IR alone, sampled: the mean of {k}", mean
-    return [first, mean, *others, choices[-1], *votes], votes, choices
+    return [first, mean, *others, choices[-1], *rivals, *votes], votes, choices
 
 
 @pytest.mark.parametrize("wordiness", [4, 0.5])
@@ -444,7 +476,7 @@ def test_every_line_of_the_study_is_made_of_what_it_says(wordiness, trained, tmp
     runs, written, printed = record_tables(
         tmp_path, rows, wordiness, "--study", "--split", "valid", "--limit", 25, "--rounds", 3,
         "--temperature", 0.8, "--top-k", 60, "--top-p", 0.8, "--seed", 5, "--out", trained[0])
-    ir, kg_dr, vote, blind, teacher, many = runs
+    ir, kg_dr, vote, blind, teacher, many, chains, mixed, *early, deep = runs
     texts, tokens = (line_of("LoRID", vote, rows, 3)[key] for key in ("texts", "tokens"))
     by_tokens = tokens / line_of("IR alone", ir, rows)["tokens"]
     k = max(math.ceil(texts), math.ceil(by_tokens))
@@ -456,7 +488,23 @@ def test_every_line_of_the_study_is_made_of_what_it_says(wordiness, trained, tmp
     assert_run(vote, "LoRID", rows, sampled, 3, seed=5)
     assert_run(many, "self-consistency", rows, sampled, k, seed=5)
 
-    lines, votes, choices = lines_of_study(singles, vote, many, rows, 3, k)
+    # the rivals have at least LoRID's tokens, as greedy texts count them
+    ir, kg_dr = (line_of(method, run, rows)["tokens"]
+                 for method, run in zip(SINGLES[:2], singles[:2], strict=True))
+    n, m = math.ceil(tokens / kg_dr), math.ceil(tokens / (ir + kg_dr))
+    assert_run(chains, "pooled chains", rows, sampled, n, seed=5)
+    assert_run(mixed, "pooled", rows, sampled, m, seed=5)
+    for enough, run in enumerate(early, 1):  # or themselves, by the least number that does
+        assert_run(run, "pooled, early", rows, sampled, (3, enough), seed=5)
+        written_tokens = line_of("pooled", run, rows)["tokens"]
+        assert (written_tokens < tokens) == (run is not early[-1])
+    assert_run(deep, "two deep", rows, sampled, 3, seed=5)
+    rivals = [(f"majority of {n} KG -> DR", line_of("pooled", chains, rows)),
+              (f"majority of {m} IR and {m} KG -> DR", line_of("pooled", mixed, rows)),
+              (f"IR and KG -> DR until {len(early)} are equal", line_of("pooled", early[-1], rows)),
+              ("two KG -> DR that must agree", line_of("two deep", deep, rows))]
+
+    lines, votes, choices = lines_of_study(singles, vote, many, rivals, rows, 3, k)
     assert 0 < votes[0][1]["agreed"] < votes[-1][1]["agreed"] < 1  # all that can happen does
     for line, wanted in zip(written["methods"], lines, strict=True):
         assert_line(line, *wanted, printed)
@@ -475,7 +523,7 @@ def test_rows_of_a_file_are_asked_in_order(trained, tmp_path):
             "--out", trained[0])
         assert_run(runs[0], "IR alone", rows[:limit], (0.0, 50, 0.9))
         assert any("teacher" in line["method"] for line in written["methods"]) == teacher
-        assert len(runs) == 5 + teacher
+        assert len(runs) >= 9 + teacher
 
 
 def test_one_question_is_asked_by_a_vote_with_the_settings_given(trained):

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -206,7 +207,8 @@ def test_a_line_sums_up_what_was_written():
     outcomes = [Outcome(lorid.Verdict("3", ["3"], [None] * 2), [5, 6, 7, 8], [True] + [False] * 3),
                 Outcome(lorid.Verdict("2", [], [None]), [0, 9], [True, True])]
     low, high = infer.wilson(1, 2)
-    line = dict(accuracy=0.5, low=low, high=high, rounds=1.5, texts=3.0, tokens=17.5)
+    line = dict(accuracy=0.5, low=low, high=high, right=[0, 1], rounds=1.5, texts=3.0,
+                tokens=17.5)
     tail = dict(truncated=3, unread=1, seconds=4.5)
     assert infer.summary("self", rows, outcomes, seconds=4.5) == dict(method="self", **line, **tail)
     voted = dict(agreed=0.5, accuracy_when_agreed=0.0)
@@ -500,11 +502,18 @@ def test_the_study_is_consistent(taught, tmp_path):
     assert (tmp_path / "s.png").read_bytes()[:4] == b"\x89PNG"
     assert_consistent(study, 8, 6)
     lines, k = lines_of(tmp_path / "s.json"), len(study["curves"]["self-consistency"])
+    rivals = list(lines)[6:10]
+    assert [re.sub(r"\d+", "N", name) for name in rivals] == [
+        "majority of N KG -> DR", "majority of N IR and N KG -> DR",
+        "IR and KG -> DR until N are equal", "two KG -> DR that must agree"]
+    assert all(lines[name]["tokens"] >= 0.8 * lines["LoRID, 6 rounds"]["tokens"] > 0
+               for name in rivals[:3])
     assert list(lines) == [
         "IR alone, greedy", f"IR alone, sampled: the mean of {k}", "KG -> DR alone, greedy",
         "DR without knowledge, greedy", "DR with the teacher's knowledge, greedy",
-        f"self-consistency of {k}", "LoRID, 1 round", "LoRID, 2 rounds", "LoRID, 5 rounds",
-        "LoRID, 6 rounds"]
+        f"self-consistency of {k}", *rivals, "LoRID, 1 round", "LoRID, 2 rounds",
+        "LoRID, 5 rounds", "LoRID, 6 rounds"]
+    assert infer.comparison(study["methods"]) in done.stdout
 
     tables = []
     for name, more in (("two", []), ("plain", ["--no-drafts"])):

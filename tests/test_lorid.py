@@ -13,6 +13,7 @@ from conftest import ROOT
 
 import lorid
 from lorid import Round, Verdict, extract_answer, prompt, same_answer, target
+from support import compare
 from support.answers import canonical
 
 
@@ -412,6 +413,65 @@ def test_self_consistency_is_the_majority_of_k_intuitive_texts(answers, majority
     assert (verdict.answer, verdict.agreed, left) == (majority, [], 0)
     assert asked == [[("ir", prompt("ir", "Q"))] * len(texts)]
     assert [r.intuitive for r in verdict.rounds] == texts
+
+
+def by_count(spellings, enough, turn):
+    """The most frequent of equal answers, the first of equally frequent ones, and how many of the
+    spellings count: it ends with the turn of so many by which one was given `enough` times."""
+    for used in range(turn, len(spellings) + 1, turn):
+        given = [VALUES[a] for a in spellings[:used] if a is not None]
+        if any(given.count(x) >= enough for x in given):
+            break
+    known = [a for a in spellings[:used] if a is not None]
+    best = max((given.count(x) for x in given), default=0)
+    return next((a for a in known if given.count(VALUES[a]) == best), None), used
+
+
+def test_pooled_systems_equal_a_count_by_hand_on_random_scripts(cached):
+    """Of both systems, and of System 2 alone; with an early end, and without."""
+    rng, early = random.Random(1), 0
+    for i in range(1500):
+        pairs, enough = some_pairs(rng), rng.choice((1, 2, 3, 5, 99))
+        both = i % 2 == 0
+        spellings, texts = [], []
+        for t, pair in enumerate(pairs):
+            ir, dr = ("mumble" if a is None else rng.choice(FORMS).format(a) for a in pair)
+            texts += [ir] * both + [f"rule {t}", dr]
+            spellings += pair if both else pair[1:]
+        systems = (lorid.system1, lorid.system2) if both else [lorid.system2]
+        more = () if enough == 99 else (enough,)
+        verdict, asked, left = play(compare.pooled("Q", systems, len(pairs), *more), *texts)
+        answer, used = by_count(spellings, enough, 1 + both)
+        assert (verdict.answer, verdict.agreed, len(verdict.rounds)) == (answer, [], used)
+        told = [text for r in verdict.rounds for text in r if text is not None]
+        assert told == texts[:len(texts) - left]
+        assert len(told) == (used * 3 // 2 if both else used * 2)
+        turn = [("ir", prompt("ir", "Q"))] * both + [("kg", prompt("kg", "Q"))]
+        for t, start in enumerate(range(0, len(asked), 2 + both)):
+            wanted = [*turn, ("dr", prompt("dr", "Q", f"rule {t}"))]
+            assert asked[start:start + 2 + both] == [[request] for request in wanted]
+        early += used < len(spellings)
+    assert 200 < early < 1300
+
+
+def test_two_deep_vote_as_the_paper_does(cached):
+    """Between the two chains of each round, first and second in the place of ir and dr."""
+    rng = random.Random(2)
+    for _ in range(500):
+        pairs, texts = some_pairs(rng), []
+        for t, pair in enumerate(pairs):
+            first, second = ("mumble" if a is None else rng.choice(FORMS).format(a) for a in pair)
+            texts += [f"rule {t}", first, f"other rule {t}", second]
+        verdict, asked, left = play(compare.two_deep("Q", len(pairs)), *texts)
+        answer, agreed, used = by_hand(pairs)
+        assert (verdict.answer, set(verdict.agreed), len(verdict.rounds)) == (answer, agreed, used)
+        assert left == len(texts) - 4 * used
+        for t, start in enumerate(range(0, len(asked), 4)):
+            kg = [("kg", prompt("kg", "Q"))]
+            assert asked[start:start + 4] == [
+                kg, [("dr", prompt("dr", "Q", f"rule {t}"))],
+                kg, [("dr", prompt("dr", "Q", f"other rule {t}"))]]
+    assert len(play(compare.two_deep("Q"), *["no idea"] * 80)[0].rounds) == 20
 
 
 def test_a_replay_gives_the_verdict_of_the_conversation():

@@ -526,6 +526,7 @@ support/distributed.py
 support/cli.py
 lorid.py
 tiny/world.py
+support/compare.py
 support/files.py
 support/patterns.py
 support/checks.py
@@ -560,9 +561,9 @@ WORKSHOP = {"lorid.py": ({"support.answers", "support.cli"}, set()),
                           "support.rows", "support.sets", "tiny.world"}, {"support.tokenizer"}),
             "train.py": ({"support.checkpoint", "support.cli", "support.distributed",
                           "support.plots", "support.settings", "support.tokenizer"}, set()),
-            "infer.py": ({"support.cli", "support.distributed", "support.engine", "support.files",
-                          "support.fused", "support.journal", "support.page", "support.plots",
-                          "support.terminal", "support.tokenizer"}, set())}
+            "infer.py": ({"support.cli", "support.compare", "support.distributed", "support.engine",
+                          "support.files", "support.fused", "support.journal", "support.page",
+                          "support.plots", "support.terminal", "support.tokenizer"}, set())}
 
 
 def imports(script):

@@ -97,8 +97,8 @@ def naive_ids(folder, dtype, draw, eos_ids, most, role, prompt_ids, seed):
 
 
 def alone(engine, role, prompt, question=0, number=0):
-    """(text, number of tokens) of the naive loop in place of the engine. The text is the number-th
-    of that question: so its random numbers are seeded."""
+    """(text, number of tokens) of the naive loop in place of the engine. In a vote, the text would
+    be the number-th about that question: so its random numbers are seeded."""
     tokenizer = engine.tokenizer
     seed = None if engine.draw is GREEDY else f"{engine.seed} {question} {number}"
     new = naive_ids(engine.folder, engine.model.dtype, engine.draw, tuple(tokenizer.eos_ids),
@@ -141,10 +141,11 @@ def questions(n):
 
 
 def assert_alone(engine, logs, outcomes):
-    """Every text, and how long it is, as the naive loop has it."""
+    """Every text, and how long it is, as the naive loop has it. A vote asks ir, kg, dr, ir, ..."""
     for question, (log, outcome) in enumerate(zip(logs, outcomes, strict=True)):
-        wanted = [alone(engine, *request, question, number)
-                  for number, (request, _) in enumerate(log)]
+        numbers = {role: itertools.count(i, 3) for i, role in enumerate(("ir", "kg", "dr"))}
+        wanted = [alone(engine, *request, question, next(numbers[request[0]]))
+                  for request, _ in log]
         assert [(text, length) for (_, text), length in zip(log, outcome.tokens, strict=True)] \
             == wanted
 
@@ -485,7 +486,7 @@ def test_drafts_change_no_text_and_save_steps(folder, monkeypatch, eos_ids):
     written = {}
 
     def texts(draw, drafts=True):
-        engine = engine_of(folder, draw, torch.float64, eos_ids, slots=3, max_new_tokens=24, seed=5,
+        engine = engine_of(folder, draw, torch.float64, eos_ids, slots=3, max_new_tokens=24, seed=6,
                            drafts=drafts)
         passes, finish, logs = record_passes(engine), engine.finish, [[] for _ in range(3)]
 

@@ -1,0 +1,147 @@
+"""Is LoRID better than what else could be done with its tokens, and how sure is that? Its rivals in
+`infer.py --study`; intervals; the same questions, compared in pairs."""
+import math
+from collections import Counter
+
+import numpy
+
+import lorid
+from support.answers import canonical
+from tiny.world import SHOP
+
+# --------------------------------------------------------------------------------------------------
+# The rivals
+
+
+def pooled(question, systems, k, enough=float("inf")):
+    """The majority of k answers of each of these systems, asked in turns; it ends early after the
+    turn by which some answer was given `enough` times. As `lorid.vote`, but nobody must agree."""
+    count, first_written, rounds = Counter(), {}, []
+    while len(rounds) < k * len(systems) and max(count.values(), default=0) < enough:
+        for system in systems:
+            verdict = yield from system(question)
+            rounds += verdict.rounds
+            if verdict.answer is not None:
+                first_written.setdefault(canonical(verdict.answer), verdict.answer)
+                count[canonical(verdict.answer)] += 1
+    best = max(count, key=count.get, default=None)  # of equals the earlier
+    return lorid.Verdict(first_written.get(best), rounds=rounds)
+
+
+def two_deep(question, rounds=20):
+    """The paper's vote between two System 2: where it asks ir, another kg and dr answer."""
+    conversation = lorid.vote(question, rounds)
+    next(conversation)
+    try:
+        while True:
+            [first] = (yield from lorid.system2(question)).rounds
+            [second] = (yield from lorid.system2(question)).rounds
+            conversation.send([first.deep, second.knowledge])  # it asks dr
+            conversation.send([second.deep])                   # and then the next round
+    except StopIteration as end:
+        return end.value
+
+
+def rivals(measure, ir, kg_dr, voted, args):
+    """What else to do with LoRID's tokens, sampled as it is: (self-consistency's outcomes, the
+    lines of the others). ir, kg_dr, voted: the lines of either system, greedy, and of the vote.
+    Their seconds are not told: many of their texts are there already, and taken from there.
+
+    measure(method=, conversation=, temperature=) -> (outcomes, line), see infer.py"""
+    def sampled(method, conversation, *more):
+        outcomes, line = measure(method=method, temperature=args.temperature,
+                                 conversation=lambda row: conversation(row["question"], *more))
+        return outcomes, line | {"seconds": None}
+
+    def times(*lines):  # how often to ask, by what greedy texts take: at least LoRID's tokens
+        return math.ceil(voted["tokens"] / max(1, sum(line["tokens"] for line in lines)))
+
+    k, n, m = max(times(ir), math.ceil(voted["texts"])), times(kg_dr), times(ir, kg_dr)
+    both = lorid.system1, lorid.system2
+    many, _ = sampled("self-consistency", lorid.self_consistency, k)
+    lines = [sampled(f"majority of {n} KG -> DR", pooled, both[1:], n)[1],
+             sampled(f"majority of {m} IR and {m} KG -> DR", pooled, both, m)[1]]
+    # where it ends early: the least number by which it takes LoRID's tokens
+    for enough in range(1, 2 * args.rounds + 2):
+        method = f"IR and KG -> DR until {enough} are equal"
+        early = sampled(method, pooled, both, args.rounds, enough)[1]
+        if early["tokens"] >= voted["tokens"]:
+            break
+    deep = sampled("two KG -> DR that must agree", two_deep, args.rounds)[1]
+    return many, [*lines, early, deep]
+
+
+# --------------------------------------------------------------------------------------------------
+# How sure
+
+
+def wilson(right, n, z=1.96):
+    """The 95% interval of a share p = right / n, Wilson's, which holds near 0 and 1, too:
+    (p + z^2 / 2n  +-  z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)."""
+    p, zz = right / n, z * z / n
+    middle, half = p + zz / 2, z * math.sqrt(p * (1 - p) / n + zz / n / 4)
+    return max(0.0, (middle - half) / (1 + zz)), min(1.0, (middle + half) / (1 + zz))
+
+
+def difference(a, b, seed=0, resamples=10_000):
+    """(mean of a - b over the questions, the ends of its 95% interval): a and b say of each
+    question how right a method was, 0 to 1.
+
+    By the bootstrap: the questions drawn anew, with replacement, `resamples` times; the interval
+    leaves out 2.5% of these means on either side. Only how often each value of a - b is drawn
+    matters, and these numbers are multinomial."""
+    d = numpy.subtract(a, b)
+    values, counts = numpy.unique(d, return_counts=True)
+    drawn = numpy.random.default_rng(seed).multinomial(len(d), counts / len(d), resamples)
+    low, high = numpy.quantile(drawn @ values / len(d), (0.025, 0.975))
+    return float(d.mean()), float(low), float(high)
+
+
+def mcnemar(a, b):
+    """McNemar's exact two-sided p: how likely a coin would divide the questions that only one of
+    two methods has solved as unevenly as they are divided, or more."""
+    only_a = sum(x > y for x, y in zip(a, b, strict=True))
+    n = only_a + sum(x < y for x, y in zip(a, b, strict=True))
+    tail = sum(math.comb(n, i) for i in range(min(only_a, n - only_a) + 1))
+    return min(1.0, 2 * tail / 2**n)
+
+
+def has_packs(row):
+    """Whether a toy problem needs to know how many a pack, a tin, a crate or a sack holds."""
+    return any(kind.name in row["kinds"] for kind in SHOP)
+
+
+def compare(lines, rows):
+    """Add to each line of a study how much better the last one, LoRID, is; and the accuracies on
+    toy problems with and without packs, if the rows say which they are."""
+    packs = [has_packs(row) for row in rows if isinstance(row.get("kinds"), list)]
+    for line in lines:
+        right, lorids = line["right"], lines[-1]["right"]
+        line["gain"], line["gain_low"], line["gain_high"] = difference(lorids, right)
+        whole = set(right) <= {0, 1}  # a mean over samples is not
+        line["mcnemar_p"] = mcnemar(lorids, right) if whole else None
+        if 0 < sum(packs) < len(packs) == len(rows):
+            for key, wanted in (("packs", True), ("no_packs", False)):
+                half = [x for x, with_packs in zip(right, packs, strict=True)
+                        if with_packs == wanted]
+                line[key] = sum(half) / len(half)
+
+
+def markdown(columns, rows):
+    """A table, of cells that are texts."""
+    text = [f"| {' | '.join(row)} |" for row in (columns, *rows)]
+    return "\n".join([text[0], "|---" * len(columns) + "|", *text[1:]])
+
+
+def show(x, form=".1%"):
+    return "-" if x is None else format(x, form)
+
+
+def comparison(lines):
+    """What `compare` has added, as a Markdown table; differences in points."""
+    columns = ("method", "with packs", "without", "LoRID is better by", "95% interval", "McNemar p")
+    return markdown(columns, [
+        (line["method"], show(line.get("packs")), show(line.get("no_packs")),
+         f"{100 * line['gain']:+.1f}",
+         f"{100 * line['gain_low']:+.1f} to {100 * line['gain_high']:+.1f}",
+         show(line["mcnemar_p"], ".1g")) for line in lines])

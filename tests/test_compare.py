@@ -1,0 +1,103 @@
+"""support/compare.py: intervals and p-values against closed forms and definitions."""
+import math
+import random
+import time
+from fractions import Fraction
+
+import numpy
+import pytest
+
+from support import compare
+from tiny.world import toy
+
+
+def some_results(rng, n, p_both, p_a, p_b):
+    """0 or 1 for each of n questions, of two methods: both right, only a, only b, none."""
+    chances = p_both, p_a, p_b, 1 - p_both - p_a - p_b
+    pairs = rng.choices([(1, 1), (1, 0), (0, 1), (0, 0)], chances, k=n)
+    return zip(*pairs, strict=True)
+
+
+@pytest.mark.parametrize("n, p_a, p_b", [(500, 0.15, 0.02), (500, 0.08, 0.07), (2000, 0.3, 0.1)])
+def test_the_interval_is_that_of_the_normal_distribution_where_many_differ(n, p_a, p_b):
+    """mean +- 1.96 standard errors, which it comes near as the questions become many."""
+    a, b = some_results(random.Random(n), n, 0.5, p_a, p_b)
+    d = [x - y for x, y in zip(a, b, strict=True)]
+    mean = sum(d) / n
+    error = math.sqrt(sum((x - mean) ** 2 for x in d) / n / n)
+    found, low, high = compare.difference(a, b)
+    assert found == pytest.approx(mean)
+    assert low == pytest.approx(mean - 1.96 * error, abs=0.15 * error)
+    assert high == pytest.approx(mean + 1.96 * error, abs=0.15 * error)
+
+
+def test_the_interval_is_that_of_a_bootstrap_by_its_definition():
+    """Questions drawn one by one, with shares between 0 and 1 among them; a few, all different."""
+    rng = random.Random(0)
+    a, b = [rng.choice((0, 1)) for _ in range(40)], [rng.random() for _ in range(40)]
+    d = numpy.array(a) - numpy.array(b)
+    drawn = numpy.random.default_rng(5).integers(0, 40, (40_000, 40))
+    low, high = numpy.percentile(d[drawn].mean(1), (2.5, 97.5))
+    found = compare.difference(a, b)
+    assert found == pytest.approx((d.mean(), low, high), abs=0.006)
+    assert found == compare.difference(a, b) != compare.difference(a, b, seed=1)
+
+
+def test_methods_that_are_right_together_do_not_differ():
+    assert compare.difference([1, 0, 1], [1, 0, 1]) == (0, 0, 0)
+    assert compare.difference([1] * 9, [0] * 9) == (1, 1, 1)
+    assert compare.mcnemar([1, 0, 1], [1, 0, 1]) == 1
+
+
+def test_mcnemar_is_the_binomial_test():
+    """Twice the smaller tail of so many throws of a coin, summed in fractions."""
+    for only_a in range(12):
+        for only_b in range(12):
+            a = [1] * only_a + [0] * only_b + [1, 0]
+            b = [0] * only_a + [1] * only_b + [1, 0]
+            n, few = only_a + only_b, min(only_a, only_b)
+            ways = [Fraction(math.factorial(n), math.factorial(i) * math.factorial(n - i) * 2**n)
+                    for i in range(n + 1)]
+            assert sum(ways) == 1
+            assert compare.mcnemar(a, b) == pytest.approx(float(min(1, 2 * sum(ways[:few + 1]))))
+    assert compare.mcnemar([1] * 9 + [0], [0] * 9 + [1]) == pytest.approx(0.021484375)  # a table's
+    assert 0 < compare.mcnemar([1] * 2000 + [0] * 900, [0] * 2000 + [1] * 900) < 1e-90
+
+
+def test_lines_are_compared_with_the_last_and_by_halves():
+    rows, rng = toy(60, "test"), random.Random(0)
+    packs = [any(" holds " in rule for rule in row["knowledge"]) for row in rows]
+    assert 20 < sum(packs) < 40
+    lines = [{"method": name, "right": [rng.choice((0, 1)) for _ in rows]} for name in "ab"]
+    lines.append({"method": "mean", "right": [rng.random() for _ in rows]})
+    lines.append({"method": "LoRID", "right": [rng.choice((0, 1, 1)) for _ in rows]})
+    compare.compare(lines, rows)
+    for line in lines:
+        for key, half in (("packs", True), ("no_packs", False)):
+            mine = [x for x, p in zip(line["right"], packs, strict=True) if p == half]
+            assert line[key] == pytest.approx(sum(mine) / len(mine))
+        gain = (sum(lines[-1]["right"]) - sum(line["right"])) / 60
+        assert line["gain"] == pytest.approx(gain) and line["gain_low"] <= gain <= line["gain_high"]
+    assert lines[-1]["mcnemar_p"] == 1 and lines[2]["mcnemar_p"] is None
+    first, mean = (f"| {line['method']} | {line['packs']:.1%} | {line['no_packs']:.1%} | "
+                   f"{100 * line['gain']:+.1f} | {100 * line['gain_low']:+.1f} to "
+                   f"{100 * line['gain_high']:+.1f} | " for line in (lines[0], lines[2]))
+    table = compare.comparison(lines).splitlines()
+    assert table[0] == ("| method | with packs | without | LoRID is better by | 95% interval | "
+                        "McNemar p |")
+    assert table[2] == f"{first}{lines[0]['mcnemar_p']:.1g} |" and table[4] == f"{mean}- |"
+
+
+@pytest.mark.parametrize("kinds", [..., 5, None, "groups", []])
+def test_where_rows_do_not_say_there_are_no_halves(kinds):
+    rows = [{"kinds": kinds} if kinds is not ... else {} for _ in range(3)]
+    lines = [{"method": "LoRID", "right": [1, 0, 1]}]
+    compare.compare(lines, rows)
+    assert "packs" not in lines[0] and compare.comparison(lines).splitlines()[2].count("| - ") == 2
+
+
+def test_it_takes_no_time():
+    a, b = some_results(random.Random(0), 5000, 0.5, 0.2, 0.1)
+    start = time.process_time()
+    compare.difference(a, b)
+    assert time.process_time() - start < 0.5

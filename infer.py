@@ -23,7 +23,7 @@ import lora
 import lorid
 from model import load_model, pick_device, read_config, read_json
 from support.cli import Parser, base_flags, number, parse, path, positive, printable, run
-from support.compare import compare, comparison, markdown, rivals, show, wilson
+from support.compare import compare, comparison, markdown, rivals, show, untrained, wilson
 from support.distributed import all_gather
 from support.engine import Engine, Outcome
 from support.files import atomic_write, check_outputs
@@ -184,20 +184,19 @@ def mean_of_samples(rows, outcomes, k):
 
 def study(engine, journal, rows, args):
     """What else could explain the result? The Deep Reasoner without knowledge and with the
-    teacher's; as many tokens, but from one system, or from both without the rule that they agree;
-    two of one system that agree; fewer rounds.
+    teacher's; a chat model as it was; as many tokens, but from one system, or from both without
+    the rule that they agree; two of one system that agree; fewer rounds.
 
     Returns (lines, curves, the votes): a curve is a list of lines, by rounds or by texts."""
-    def with_rules(row):
-        return lorid.system2(row["question"], "\n".join(row["knowledge"]))
-
     (_, ir), (_, kg_dr), (votes, voted) = evaluate(engine, journal, rows, args)
-    name, without_rules = "DR without knowledge, greedy", for_rows(lorid.system2, "")
-    lines = [ir, kg_dr, measure(engine, journal, name, rows, without_rules, args)[1]]
+    alone = {"DR without knowledge, greedy": for_rows(lorid.system2, "")}
     if all(row["knowledge"] for row in rows):
-        name = "DR with the teacher's knowledge, greedy"
-        lines.append(measure(engine, journal, name, rows, with_rules, args)[1])
+        alone["DR with the teacher's knowledge, greedy"] = (
+            lambda row: lorid.system2(row["question"], "\n".join(row["knowledge"])))
+    if engine.tokenizer.template != "plain":  # a chat model: it can be asked as it is
+        alone["the base without adapters, greedy"] = for_rows(untrained)
     held = partial(measure, engine, journal, rows=rows, args=args)
+    lines = [ir, kg_dr, *(held(method=name, conversation=c)[1] for name, c in alone.items())]
     many, others = rivals(held, ir, kg_dr, voted, args)
     k = len(many[0].tokens)
     by_round = [summary(f"LoRID, {r} round{'s' * (r > 1)}", rows,
@@ -210,8 +209,10 @@ def study(engine, journal, rows, args):
     lines.insert(1, mean_of_samples(rows, many, k))
     lines += [by_text[-1], *others]
     lines += [by_round[r - 1] for r in sorted({1, 2, 5, 10, 20, args.rounds}) if r <= args.rounds]
-    compare(lines, rows)
-    return lines, {"LoRID": by_round, "self-consistency": by_text}, votes
+    curves = {name: [{key: x for key, x in line.items() if key != "right"} for line in curve]
+              for name, curve in (("LoRID", by_round), ("self-consistency", by_text))}
+    compare(lines, rows, votes)
+    return lines, curves, votes
 
 
 def table(lines):

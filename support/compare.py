@@ -12,6 +12,15 @@ from tiny.world import SHOP
 # --------------------------------------------------------------------------------------------------
 # The rivals
 
+# How the makers of Qwen2.5 ask it; other chat models understand it, too.
+OWN_WORDS = "{}\nPlease reason step by step, and put your final answer within \\boxed{{}}."
+
+
+def untrained(question):
+    """The base in its own words: without adapters, and without the roles' instructions."""
+    [text] = yield [(None, OWN_WORDS.format(question))]
+    return lorid.Verdict(lorid.extract_answer(text), rounds=[lorid.Round(text, None, None)])
+
 
 def pooled(question, systems, k, enough=float("inf")):
     """The majority of k answers of each of these systems, asked in turns; it ends early after the
@@ -111,9 +120,18 @@ def has_packs(row):
     return any(kind.name in row["kinds"] for kind in SHOP)
 
 
-def compare(lines, rows):
-    """Add to each line of a study how much better the last one, LoRID, is; and the accuracies on
-    toy problems with and without packs, if the rows say which they are."""
+def among(verdict, answer):
+    """Whether one of a vote's texts states this answer."""
+    texts = [text for r in verdict.rounds for text in (r.intuitive, r.deep)]
+    return any(lorid.same_answer(lorid.extract_answer(text), answer) for text in texts)
+
+
+def compare(lines, rows, votes):
+    """Add to each line of a study how much better the last one, LoRID, is; to that one, from the
+    outcomes of its votes, for how many questions the right answer was `among` its texts; and the
+    accuracies on toy problems with and without packs, if the rows say which they are."""
+    found = [among(vote.verdict, row["answer"]) for vote, row in zip(votes, rows, strict=True)]
+    lines[-1]["among"] = sum(found) / len(rows)
     packs = [has_packs(row) for row in rows if isinstance(row.get("kinds"), list)]
     for line in lines:
         right, lorids = line["right"], lines[-1]["right"]
@@ -138,10 +156,15 @@ def show(x, form=".1%"):
 
 
 def comparison(lines):
-    """What `compare` has added, as a Markdown table; differences in points."""
-    columns = ("method", "with packs", "without", "LoRID is better by", "95% interval", "McNemar p")
-    return markdown(columns, [
-        (line["method"], show(line.get("packs")), show(line.get("no_packs")),
+    """What `compare` has added, as a Markdown table, differences in points; and a sentence."""
+    packs, last = "packs" in lines[-1], lines[-1]
+    halves = {"with packs": "packs", "without": "no_packs"} if packs else {}
+    columns = ("method", *halves, "LoRID is better by", "95% interval", "McNemar p")
+    text = markdown(columns, [
+        (line["method"], *(show(line[key]) for key in halves.values()),
          f"{100 * line['gain']:+.1f}",
          f"{100 * line['gain_low']:+.1f} to {100 * line['gain_high']:+.1f}",
          show(line["mcnemar_p"], ".1g")) for line in lines])
+    wrong = last["agreed"] * (1 - (last["accuracy_when_agreed"] or 0))
+    return (f"{text}\n\nOn {wrong:.1%} of the questions LoRID's two systems agreed upon a wrong "
+            f"answer; for {last['among']:.1%} the right one was among its texts.")

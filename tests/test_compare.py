@@ -7,7 +7,9 @@ from fractions import Fraction
 import numpy
 import pytest
 
+import lorid
 from support import compare
+from support.engine import Outcome
 from tiny.world import toy
 
 
@@ -64,6 +66,17 @@ def test_mcnemar_is_the_binomial_test():
     assert 0 < compare.mcnemar([1] * 2000 + [0] * 900, [0] * 2000 + [1] * 900) < 1e-90
 
 
+def some_vote(i, answer):
+    """Of two rounds; in every third vote no text has the answer, but one has it in its rules."""
+    texts = ["no idea", answer, "--> 77777 END", f"--> {answer} END"]
+    ir, dr = texts[i % 4], texts[(i + i // 12) % 4]
+    if i % 3 == 0:
+        ir, dr = "So the answer is 77777.", "\\boxed{88888}"
+    rounds = [lorid.Round("--> 77777 END", f"--> {answer} END", "--> 88888 END"),
+              lorid.Round(ir, "rules", dr)]
+    return Outcome(lorid.Verdict(None, rounds=rounds))
+
+
 def test_lines_are_compared_with_the_last_and_by_halves():
     rows, rng = toy(60, "test"), random.Random(0)
     packs = [any(" holds " in rule for rule in row["knowledge"]) for row in rows]
@@ -71,7 +84,9 @@ def test_lines_are_compared_with_the_last_and_by_halves():
     lines = [{"method": name, "right": [rng.choice((0, 1)) for _ in rows]} for name in "ab"]
     lines.append({"method": "mean", "right": [rng.random() for _ in rows]})
     lines.append({"method": "LoRID", "right": [rng.choice((0, 1, 1)) for _ in rows]})
-    compare.compare(lines, rows)
+    lines[-1] |= {"agreed": 0.8, "accuracy_when_agreed": 0.75}
+    votes = [some_vote(i, row["answer"]) for i, row in enumerate(rows)]
+    compare.compare(lines, rows, votes)
     for line in lines:
         for key, half in (("packs", True), ("no_packs", False)):
             mine = [x for x, p in zip(line["right"], packs, strict=True) if p == half]
@@ -86,14 +101,21 @@ def test_lines_are_compared_with_the_last_and_by_halves():
     assert table[0] == ("| method | with packs | without | LoRID is better by | 95% interval | "
                         "McNemar p |")
     assert table[2] == f"{first}{lines[0]['mcnemar_p']:.1g} |" and table[4] == f"{mean}- |"
+    found = [i for i in range(60) if i % 3 and 3 in (i % 4, (i + i // 12) % 4)]
+    assert 15 < len(found) < 40 and lines[-1]["among"] == pytest.approx(len(found) / 60)
+    assert table[6:] == ["", "On 20.0% of the questions LoRID's two systems agreed upon a wrong "
+                         f"answer; for {len(found) / 60:.1%} the right one was among its texts."]
 
 
 @pytest.mark.parametrize("kinds", [..., 5, None, "groups", []])
 def test_where_rows_do_not_say_there_are_no_halves(kinds):
-    rows = [{"kinds": kinds} if kinds is not ... else {} for _ in range(3)]
-    lines = [{"method": "LoRID", "right": [1, 0, 1]}]
-    compare.compare(lines, rows)
-    assert "packs" not in lines[0] and compare.comparison(lines).splitlines()[2].count("| - ") == 2
+    rows = [{"answer": "5"} | ({"kinds": kinds} if kinds is not ... else {}) for _ in range(3)]
+    lines = [{"method": "LoRID", "right": [1, 0, 1], "agreed": 0.0, "accuracy_when_agreed": None}]
+    compare.compare(lines, rows, [some_vote(0, "5")] * 3)
+    header, _, line, _, sentence = compare.comparison(lines).splitlines()
+    assert header == "| method | LoRID is better by | 95% interval | McNemar p |"
+    assert line == "| LoRID | +0.0 | +0.0 to +0.0 | 1 |"
+    assert sentence.startswith("On 0.0% of the questions") and "for 0.0% the right" in sentence
 
 
 def test_it_takes_no_time():

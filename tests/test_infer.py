@@ -22,6 +22,7 @@ import infer
 import lora
 import lorid
 import train
+from model import load_model
 from support import cli
 from support.engine import Drafts, Outcome
 from support.tokenizer import Tokenizer
@@ -483,6 +484,34 @@ def taught(tmp_path_factory):
                       out)
     assert done.returncode == 0, done.stderr
     return out
+
+
+def test_a_chat_model_is_also_asked_as_it_is(taught, monkeypatch):
+    """Greedily, without an adapter: as the plain loop writes over the base's folder."""
+    monkeypatch.setattr(sys, "argv", [
+        "infer.py", "--out", str(taught), "--rounds", "2", "--max-new-tokens", "40"])
+    args, rows = infer.arguments(), toy(6, "valid")
+    engine = infer.load(args)
+    names = []
+    for template in ("plain", "some chat's"):
+        engine.tokenizer.template = template
+        with infer.open_journal(None, {}, rows, {}) as journal:
+            lines, *_ = infer.study(engine, journal, rows, args)
+        names.append([line["method"] for line in lines])
+    assert [name for name in names[1] if name not in names[0]] == [
+        "the base without adapters, greedy"] == names[1][5:6]
+    model, tokenizer = load_model(ROOT / "tiny"), engine.tokenizer
+    tokens, right = [], []
+    for row in rows:
+        prompt = f"{row['question']}\nPlease reason step by step, and put your final answer "
+        prompt += "within \\boxed{}."
+        new = infer.generate(model, tokenizer.prompt_ids(prompt), tokenizer.eos_ids, 40,
+                             infer.sampler(args, 0.0), random.Random(0))
+        tokens.append(len(new))
+        answer = lorid.extract_answer(tokenizer.decode(new))
+        right.append(lorid.same_answer(answer, row["answer"]))
+    assert lines[5]["tokens"] == sum(tokens) / 6 and lines[5]["right"] == right
+    assert len(set(tokens)) > 1 or any(right)
 
 
 def lines_of(file):

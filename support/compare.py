@@ -1,12 +1,18 @@
 """Is LoRID better than what else could be done with its tokens, and how sure is that? Its rivals in
-`infer.py --study`; intervals; the same questions, compared in pairs."""
+`infer.py --study`; intervals; the same questions, compared in pairs.
+
+    python -m support.compare tiny/study/0.json tiny/study/1.json       several studies as one
+"""
 import math
+import re
 from collections import Counter
 
 import numpy
 
 import lorid
+from model import read_json
 from support.answers import canonical
+from support.cli import Parser, path, run
 from tiny.world import SHOP
 
 # --------------------------------------------------------------------------------------------------
@@ -155,16 +161,81 @@ def show(x, form=".1%"):
     return "-" if x is None else format(x, form)
 
 
+def gain(line):
+    """The cells of a difference and its interval, in points."""
+    low, high = 100 * line["gain_low"], 100 * line["gain_high"]
+    return f"{100 * line['gain']:+.1f}", f"{low:+.1f} to {high:+.1f}"
+
+
 def comparison(lines):
     """What `compare` has added, as a Markdown table, differences in points; and a sentence."""
     packs, last = "packs" in lines[-1], lines[-1]
     halves = {"with packs": "packs", "without": "no_packs"} if packs else {}
     columns = ("method", *halves, "LoRID is better by", "95% interval", "McNemar p")
     text = markdown(columns, [
-        (line["method"], *(show(line[key]) for key in halves.values()),
-         f"{100 * line['gain']:+.1f}",
-         f"{100 * line['gain_low']:+.1f} to {100 * line['gain_high']:+.1f}",
+        (line["method"], *(show(line[key]) for key in halves.values()), *gain(line),
          show(line["mcnemar_p"], ".1g")) for line in lines])
     wrong = last["agreed"] * (1 - (last["accuracy_when_agreed"] or 0))
     return (f"{text}\n\nOn {wrong:.1%} of the questions LoRID's two systems agreed upon a wrong "
             f"answer; for {last['among']:.1%} the right one was among its texts.")
+
+
+# --------------------------------------------------------------------------------------------------
+# Several studies
+
+
+def together(studies):
+    """The lines of studies of the same questions with other seeds, each the mean of theirs: per
+    question, so that an interval is that of the questions, not of the seeds. Where their names
+    differ in a number, it is called k; low and high: the least and the largest accuracy."""
+    lines = []
+    for same in zip(*studies, strict=True):
+        names = [line["method"] for line in same]
+        name = names[0] if len(set(names)) == 1 else re.sub(r"\d+", "k", names[0])
+        accuracies = [line["accuracy"] for line in same]
+        lines.append({"method": name, "low": min(accuracies), "high": max(accuracies),
+                      "right": numpy.mean([line["right"] for line in same], axis=0)})
+        lines[-1] |= {key: sum(line[key] for line in same) / len(same)
+                      for key in ("accuracy", "tokens", "packs", "no_packs") if key in same[0]}
+    for line in lines:
+        line["gain"], line["gain_low"], line["gain_high"] = difference(
+            lines[-1]["right"], line["right"])
+    return lines
+
+
+def read_study(file):
+    """The lines of a table that infer.py --study --json has written."""
+    study = read_json(file)
+    try:
+        lines = study["methods"]
+        if "gain" in lines[-1]:
+            return lines
+    except (TypeError, KeyError, IndexError):
+        pass
+    raise ValueError(f"{file} is no file of infer.py --study --json; give such ones.")
+
+
+def main():
+    parser = Parser(prog="python -m support.compare", description="Studies of the same questions, "
+                    "with other seeds, as one table: the means, and how much better LoRID is.")
+    parser.add_argument("files", nargs="+", type=path, metavar="FILE",
+                        help="what infer.py --study --json FILE has written")
+    files = parser.parse_args().files
+    studies = [read_study(file) for file in files]
+    for file, study in zip(files, studies, strict=True):
+        (methods, asked), wanted = (
+            (len(lines), len(lines[0]["right"])) for lines in (study, studies[0]))
+        if (methods, asked) != wanted:
+            raise ValueError(f"{file} has {methods} methods and {asked} questions, {files[0]} "
+                             f"{wanted[0]} and {wanted[1]}; give studies of the same questions.")
+    lines = together(studies)
+    halves = {"with packs": "packs", "without": "no_packs"} if "packs" in lines[-1] else {}
+    print(markdown(
+        ("method", "accuracy", "from, to", "tokens", *halves, "LoRID is better by", "95% interval"),
+        [(line["method"], show(line["accuracy"]), f"{show(line['low'])}, {show(line['high'])}",
+          show(line["tokens"], ".0f"), *(show(line[key]) for key in halves.values()), *gain(line))
+         for line in lines]))
+
+
+if __name__ == "__main__":
+    run(main)

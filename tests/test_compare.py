@@ -1,11 +1,15 @@
 """support/compare.py: intervals and p-values against closed forms and definitions."""
+import json
 import math
 import random
+import subprocess
+import sys
 import time
 from fractions import Fraction
 
 import numpy
 import pytest
+from conftest import ROOT
 
 import lorid
 from support import compare
@@ -116,6 +120,77 @@ def test_where_rows_do_not_say_there_are_no_halves(kinds):
     assert header == "| method | LoRID is better by | 95% interval | McNemar p |"
     assert line == "| LoRID | +0.0 | +0.0 to +0.0 | 1 |"
     assert sentence.startswith("On 0.0% of the questions") and "for 0.0% the right" in sentence
+
+
+def some_study(rng, n=40, packs=True, name="majority of 7 KG -> DR"):
+    """The lines of one, as infer.py writes them."""
+    rows = toy(n, "test") if packs else [{"answer": "1"}] * n
+    lines = [{"method": method, "right": [rng.choice((0, 1)) for _ in rows], "tokens": rng.random()}
+             for method in ("IR alone, greedy", name, "LoRID, 20 rounds")]
+    for line in lines:
+        line["accuracy"] = sum(line["right"]) / n
+    lines[-1] |= {"agreed": 0.5, "accuracy_when_agreed": 0.5}
+    compare.compare(lines, rows, [some_vote(i, row["answer"]) for i, row in enumerate(rows)])
+    return lines
+
+
+def written(folder, *studies):
+    files = [folder / f"{i}.json" for i in range(len(studies))]
+    for file, lines in zip(files, studies, strict=True):
+        file.write_text(json.dumps({"about": {}, "methods": lines}))
+    return files
+
+
+def told(*files):
+    return subprocess.run([sys.executable, "-m", "support.compare", *files], cwd=ROOT,
+                          capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("packs", [True, False])
+def test_several_studies_are_told_as_one(tmp_path, packs):
+    """The means; and the interval of the mean over the seeds, question by question."""
+    rng = random.Random(1)
+    studies = [some_study(rng, 40, packs, f"majority of {k} KG -> DR") for k in (7, 9, 7)]
+    header, _, *rows = told(*written(tmp_path, *studies)).stdout.splitlines()
+    halves = ["with packs", "without"] * packs
+    assert header.strip("| ").split(" | ") == [
+        "method", "accuracy", "from, to", "tokens", *halves, "LoRID is better by", "95% interval"]
+    names = ["IR alone, greedy", "majority of k KG -> DR", "LoRID, 20 rounds"]
+    lorid_right = numpy.mean([study[2]["right"] for study in studies], axis=0)
+    for name, row, lines in zip(names, rows, zip(*studies, strict=True), strict=True):
+        right = numpy.mean([line["right"] for line in lines], axis=0)
+        shares = [sum(line["right"]) / 40 for line in lines]
+        gain, low, high = (100 * x for x in compare.difference(lorid_right, right))
+        wanted = [name, f"{right.mean():.1%}", f"{min(shares):.1%}, {max(shares):.1%}",
+                  f"{sum(line['tokens'] for line in lines) / 3:.0f}"]
+        if packs:
+            wanted += [f"{sum(line[key] for line in lines) / 3:.1%}"
+                       for key in ("packs", "no_packs")]
+        assert row.strip("| ").split(" | ") == [
+            *wanted, f"{gain:+.1f}", f"{low:+.1f} to {high:+.1f}"]
+    one = told(*written(tmp_path, studies[1])).stdout.splitlines()[3].split(" | ")
+    assert one[0] == "| majority of 9 KG -> DR"
+    assert one[-2:] == [*compare.gain(studies[1][1])][:1] + [compare.gain(studies[1][1])[1] + " |"]
+
+
+def test_studies_that_do_not_belong_together_are_refused(tmp_path):
+    """In one sentence with the file's name, and status 2."""
+    rng = random.Random(2)
+    a, b = written(tmp_path, some_study(rng, 40), some_study(rng, 41))
+    shorter = tmp_path / "shorter.json"
+    shorter.write_text(json.dumps({"methods": some_study(rng, 40)[1:]}))
+    cases = [([a, b], [b.name, "41 questions", a.name, "40"]),
+             ([a, shorter], [shorter.name, "2 methods", "3"]),
+             ([tmp_path / "none.json"], ["none.json"])]
+    for i, text in enumerate(("[]", "{", "{}", '{"methods": []}', '{"methods": 5}',
+                              '{"methods": [{"method": "LoRID"}]}', '{"methods": {"a": 1}}')):
+        wrong = tmp_path / f"wrong{i}.json"
+        wrong.write_text(text)
+        cases.append(([a, wrong], [wrong.name]))
+    for files, words in cases:
+        done = told(*files)
+        assert done.returncode == 2 and not done.stdout, done
+        assert done.stderr.count("\n") == 1 and all(word in done.stderr for word in words), done
 
 
 def test_it_takes_no_time():

@@ -526,11 +526,11 @@ support/distributed.py
 support/cli.py
 lorid.py
 tiny/world.py
-support/compare.py
 support/files.py
 support/patterns.py
 support/checks.py
 model.py
+support/compare.py
 support/bpe.py
 support/tokenizer.py
 support/plots.py

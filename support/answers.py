@@ -36,6 +36,7 @@ integer stays in [0, 1), so that sqrt(8) = 2^(3/2) becomes 2 * 2^(1/2): equal va
 import re
 from collections import Counter
 from fractions import Fraction
+from functools import lru_cache
 
 from support.spellings import one_spelling, split_unit
 
@@ -347,6 +348,7 @@ def value(text):
     return frozenset(Counter(set(values) if is_set else values).items())
 
 
+@lru_cache(10_000, typed=True)  # the same few answers come again and again; typed: 1 == True
 def canonical(answer):
     r"""What an answer, a text or a number, is worth: equal where the table on top says so.
 

@@ -489,17 +489,13 @@ def taught(tmp_path_factory):
 def test_a_chat_model_is_also_asked_as_it_is(taught, monkeypatch):
     """Greedily, without an adapter: as the plain loop writes over the base's folder."""
     monkeypatch.setattr(sys, "argv", [
-        "infer.py", "--out", str(taught), "--rounds", "2", "--max-new-tokens", "40"])
+        "infer.py", "--out", str(taught), "--rounds", "1", "--max-new-tokens", "40"])
     args, rows = infer.arguments(), toy(6, "valid")
     engine = infer.load(args)
-    names = []
-    for template in ("plain", "some chat's"):
-        engine.tokenizer.template = template
-        with infer.open_journal(None, {}, rows, {}) as journal:
-            lines, *_ = infer.study(engine, journal, rows, args)
-        names.append([line["method"] for line in lines])
-    assert [name for name in names[1] if name not in names[0]] == [
-        "the base without adapters, greedy"] == names[1][5:6]
+    engine.tokenizer.template = "some chat's"  # tiny's own is "plain": see the next test
+    with infer.open_journal(None, {}, rows, {}) as journal:
+        lines, *_ = infer.study(engine, journal, rows, args)
+    assert lines[5]["method"] == "the base without adapters, greedy"
     model, tokenizer = load_model(ROOT / "tiny"), engine.tokenizer
     tokens, right = [], []
     for row in rows:
@@ -608,4 +604,11 @@ def assert_consistent(study, questions, rounds):
     assert alone[-1]["texts"] >= votes[-1]["texts"]  # self-consistency gets as many texts
     mean = next(line for line in study["methods"] if "mean" in line["method"])
     assert mean["tokens"] == pytest.approx(alone[-1]["tokens"] / len(alone))
-    assert study["methods"][-1] == votes[-1] and alone[-1] in study["methods"]
+    last = study["methods"][-1]
+    assert votes[-1].items() <= last.items()
+    assert any(alone[-1].items() <= line.items() for line in study["methods"])
+    for line in study["methods"]:
+        assert sum(line["right"]) / questions == pytest.approx(line["accuracy"])
+        assert line["gain"] == pytest.approx(last["accuracy"] - line["accuracy"])
+        assert line["gain_low"] <= line["gain"] <= line["gain_high"]
+    assert last["accuracy"] <= last["among"] <= 1  # what it answers stands in one of its texts

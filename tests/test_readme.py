@@ -12,7 +12,6 @@ import sys
 from itertools import pairwise
 
 import course
-import numpy
 import pytest
 from conftest import ROOT
 
@@ -20,6 +19,7 @@ import data
 import infer
 import lorid
 import train
+from support import compare
 from support.terminal import tally
 from support.tokenizer import TEMPLATES
 from tiny import world
@@ -53,9 +53,12 @@ def source(script):
 
 
 def commands(page):
-    """The lines of a page's sh blocks; a block in a list is indented."""
+    """The lines of a page's sh blocks; a block in a list is indented, and of a loop over seeds it
+    is the turn of seed 1."""
     blocks = re.findall(r"^ *```sh\n(.*?)^ *```$", page, re.M | re.S)
-    return [line.strip() for block in blocks for line in block.splitlines()]
+    lines = [line.strip() for block in blocks for line in block.splitlines()]
+    return [line.replace("$seed", "1") for line in lines
+            if not re.fullmatch(r"for seed in [\d ]+; do|done", line)]
 
 
 def code(page):
@@ -351,63 +354,134 @@ def test_the_stored_studies_are_consistent(seed, monkeypatch):
         assert re.search(rf"{flag} [A-Z_]+{alias} [^-]*?{default}[),]", help_of("infer.py")), key
 
 
-def test_the_stored_studies_have_the_keys_that_infer_writes():
-    keys = {"method", "accuracy", "low", "high", "rounds", "texts", "tokens", "truncated", "unread",
-            "seconds"}
-    for study in STUDIES.values():
-        for line in (*study["methods"], *study["curves"]["LoRID"],
-                     *study["curves"]["self-consistency"]):
-            vote = {"agreed", "accuracy_when_agreed"} if "LoRID" in line["method"] else set()
-            assert line.keys() == keys | vote
-
-
 SINGLE = ("IR alone, greedy", "KG -> DR alone, greedy", "DR without knowledge, greedy",
           "DR with the teacher's knowledge, greedy")
 
 
-def figures(seed):
-    """(IR, KG -> DR, DR without rules, with the teacher's, self-consistency, LoRID, its texts)."""
-    lines, alone = methods(seed), STUDIES[seed]["curves"]["self-consistency"][-1]
-    vote = lines["LoRID, 20 rounds"]
-    return (*(lines[name]["accuracy"] for name in SINGLE), alone["accuracy"], vote["accuracy"],
-            vote["texts"])
+def test_the_stored_studies_have_the_keys_that_infer_writes():
+    assert [*STUDIES] == [0, 1, 2, 3, 4]
+    keys = {"method", "accuracy", "low", "high", "rounds", "texts", "tokens", "truncated", "unread",
+            "seconds"}
+    compared = {"right", "gain", "gain_low", "gain_high", "mcnemar_p", "packs", "no_packs"}
+    for study in STUDIES.values():
+        points = [*study["curves"]["LoRID"], *study["curves"]["self-consistency"]]
+        for line in (*study["methods"], *points):
+            wanted = keys | (compared if line not in points else set())
+            if line["method"].startswith(("LoRID", "two KG")):
+                wanted |= {"agreed", "accuracy_when_agreed"}
+            wanted |= {"among"} if line is study["methods"][-1] else set()
+            assert line.keys() == wanted
+
+
+@functools.cache
+def means():
+    """The five studies as one table: name -> its line."""
+    lines = compare.together([study["methods"] for study in STUDIES.values()])
+    return {line["method"]: line for line in lines}
+
+
+ALONE = SINGLE[1]
+SELF = "self-consistency of k"
+POOLED, EARLY = "majority of k IR and k KG -> DR", "IR and KG -> DR until 6 are equal"
+CHAINS, DEEP, VOTE = "majority of k KG -> DR", "two KG -> DR that must agree", "LoRID, 20 rounds"
 
 
 def test_the_pages_tell_the_studies_as_they_are_stored():
-    """The whole table of seed 0, its settings, and of each seed what the claim is about."""
+    """The whole table of seed 0, its settings, and all five as one, as a command prints it."""
     assert infer.table(STUDIES[0]["methods"]) in RESULTS
+    assert compare.comparison(STUDIES[0]["methods"]) in RESULTS
     settings = (f"{key.replace('_', '-')} {value}" for key, value in STUDIES[0]["about"].items())
     assert f"\n({', '.join(settings)})\n" in RESULTS
-    short, whole = (tables(page, "| seed |")[0] for page in (README, RESULTS))
-    assert [row[0] for row in short] == [row[0] for row in whole] == [str(seed) for seed in STUDIES]
-    for seed, (_, *brief), (_, *row) in zip(STUDIES, short, whole, strict=True):
-        ir, kgdr, _, told, alone, vote, _ = figures(seed)
-        k = len(STUDIES[seed]["curves"]["self-consistency"])
-        assert brief == [f"{x:.1%}" for x in (ir, kgdr, alone, vote)]
-        assert row == [*(f"{x:.1%}" for x in (ir, kgdr, told)), f"{alone:.1%} (k = {k})",
-                       f"{vote:.1%}", f"{100 * (vote - max(ir, kgdr)):+.1f}",
-                       f"{100 * (vote - alone):+.1f}"]
+    files = [f"tiny/study/{seed}.json" for seed in STUDIES]
+    command = ["python", "-m", "support.compare", *files]
+    assert " ".join(command) in commands(RESULTS)
+    done = subprocess.run([sys.executable, *command[1:]], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout in RESULTS
+    header = "| method | accuracy | tokens | LoRID is better by | 95% interval |"
+    [short] = tables(README, header)
+    printed = done.stdout.split("\n")[0]
+    columns = [printed.strip("| ").split(" | ").index(name)
+               for name in header.strip("| ").split(" | ")]
+    whole = [[row[i] for i in columns] for row in tables(done.stdout, printed)[0]]
+    assert [row for row in whole if row in short] == short  # in its order, and to the digit
+    assert [row[0] for row in short] == [ALONE, SELF, POOLED, EARLY, VOTE]
+    [rows] = tables(RESULTS, "| seed |")
+    for seed, row in zip(STUDIES, rows, strict=True):
+        last = STUDIES[seed]["methods"][-1]
+        cells = [f"{methods(seed)[name]['accuracy']:.1%}" for name in SINGLE]
+        rivals = [methods_by_kind(seed)[name] for name in (CHAINS, DEEP, POOLED, EARLY)]
+        cells += [f"{100 * line['gain']:+.1f}" for line in rivals]
+        assert row == [str(seed), *cells, f"{last['accuracy']:.1%}"]
+
+
+def methods_by_kind(seed):
+    """A study's lines by the names that the means have."""
+    return dict(zip(means(), STUDIES[seed]["methods"], strict=True))
 
 
 def test_what_the_sentences_say_of_the_studies_follows_from_them():
-    ir, kgdr, blind, told, alone, vote, texts = numpy.transpose([*map(figures, STUDIES)])
-    gains, over, near = vote - numpy.maximum(ir, kgdr), vote - alone, alone - ir
+    line, studies = means(), [methods_by_kind(seed) for seed in STUDIES]
+    vote, better, pooled, early, chains, deep = (
+        line[name] for name in (VOTE, ALONE, POOLED, EARLY, CHAINS, DEEP))
+    assert better["accuracy"] > line["IR alone, greedy"]["accuracy"]
+    over, by_pooling, by_early, by_chains, by_deep = (
+        f"{100 * (x['accuracy'] - better['accuracy']):.1f}"
+        for x in (vote, pooled, early, chains, deep))
+    rule, interval = compare.gain(early)
+    rule, fewer = rule.lstrip("+"), f"{100 * (1 - vote['tokens'] / early['tokens']):.0f}%"
+    times = f"{vote['tokens'] / better['tokens']:.1f} times the tokens of KG -> DR alone"
+    near = [100 * (study[SELF]["accuracy"] - study["IR alone, greedy"]["accuracy"])
+            for study in studies]
+    for words in (f"gives {by_pooling} of the {over} points** over the better one alone, by a "
+                  f"majority; stopped early, {by_early}. The rule that both must agree adds the "
+                  f"last {rule} ({interval}), with {fewer} fewer tokens. The vote takes {times}.",
+                  f"or until some answer has come {EARLY.split()[-3]} times"):
+        assert words in flat(README), words
+    for words in (f"it has {over} points. The majority of both has {by_pooling} of these, with "
+                  f"{pooled['tokens']:.0f} tokens against {vote['tokens']:.0f}; stopped early, "
+                  f"with {early['tokens']:.0f}, it has {by_early}.",
+                  f"adds {rule} points ({interval}), for {fewer} fewer tokens.",
+                  f"is within {min(near):+.1f} to {max(near):+.1f} points of greedy IR, the "
+                  f"majority of KG -> DR has {by_chains} points more than one chain, two of these "
+                  f"that must agree {by_deep.lstrip('-')} less."):
+        assert words in flat(RESULTS), words
+    assert float(by_deep) < 0 < float(by_chains) < 1 and max(map(abs, near)) < 2  # "worth little"
+    for study in [line, *studies]:  # "the best, in the mean and in each seed"
+        assert all(study[VOTE]["accuracy"] >= other["accuracy"]
+                   for name, other in study.items() if "teacher" not in name)
 
-    def span(differences, form):
-        return f"{100 * min(differences):{form}} to {100 * max(differences):{form}}"
-
-    assert (f"{span(gains, '.1f')} points above the better system alone, and "
-            f"{span(over, '.1f')} above self-consistency, for {min(texts):.0f} to {max(texts):.0f} "
-            "texts a question" in flat(README))
-    assert (f"{span(gains, '.1f')} points over the better system alone, {span(over, '.1f')} over "
-            f"self-consistency. That one is within {span(near, '+.1f')} points of greedy IR"
-            in flat(RESULTS))
-    assert (f"The vote ({vote[0]:.0%}) comes near what the Deep Reasoner solves if it is told the "
-            f"right rules ({100 * min(told):.0f} to {max(told):.0%}; without rules "
-            f"{100 * min(blind):.0f} to {max(blind):.0%})" in flat(RESULTS))
+    told, blind = line[SINGLE[3]], line[SINGLE[2]]
+    assert (f"The vote ({methods(0)[VOTE]['accuracy']:.0%}) comes near what the Deep Reasoner "
+            f"solves if it is told the right rules ({100 * told['low']:.0f} to {told['high']:.0%}; "
+            f"without rules {100 * blind['low']:.0f} to {blind['high']:.0%})" in flat(RESULTS))
     first = methods(0)["LoRID, 1 round"]
     assert (f"{first['agreed']:.1%} are agreed upon in the first round, and "
             f"{first['accuracy_when_agreed']:.1%} of these answers are right" in flat(RESULTS))
+
+
+def test_problems_with_packs_and_without_are_told_apart():
+    """By the words of their rules; the page's columns are about these."""
+    packs = [" holds " in " ".join(row["knowledge"]) for row in world.toy(500, "test")]
+    assert f"{sum(packs)} and {500 - sum(packs)} of the 500" in flat(RESULTS)
+    assert "Half of the problems need a number" in flat(README) and abs(sum(packs) - 250) < 5
+    for study in STUDIES.values():
+        for line in study["methods"]:
+            for key, half in (("packs", True), ("no_packs", False)):
+                right = [x for x, p in zip(line["right"], packs, strict=True) if p == half]
+                assert line[key] == pytest.approx(sum(right) / len(right))
+    line = means()
+    vote, better, pooled = (line[name] for name in (VOTE, ALONE, POOLED))
+    with_packs, without = ([f"{x[key]:.1%}" for x in (vote, better, pooled)]
+                           for key in ("packs", "no_packs"))
+    assert (f"On these LoRID solves {with_packs[0]}, the better system alone {with_packs[1]}, the "
+            f"majority of both {with_packs[2]}; on the others {without[0]}, {without[1]} and "
+            f"{without[2]}." in flat(RESULTS))
+    blind, told = (line[name]["no_packs"] for name in SINGLE[2:])
+    assert (f"On these LoRID solves {with_packs[0]}, KG -> DR alone {with_packs[1]}; on the others "
+            f"{without[0]} and {without[1]}, and there the right rules give the Deep Reasoner only "
+            f"{100 * (told - blind):.1f} points" in flat(README))
+    assert (f"nearly as much without any ({blind:.1%}) as with the right ones ({told:.1%})"
+            in flat(RESULTS))
 
 
 def test_the_choices_follow_from_their_table():
@@ -443,28 +517,6 @@ def test_toy_examples_are_real():
         row = made[question]
         assert rules.split("<br>") == row["knowledge"] and answer == row["answer"]
         assert lines.replace("\\*", "*").split("<br>") == row["rationale"].split("\n")
-
-
-def test_problems_with_packs_and_without_make_up_the_study():
-    """Counted as the page's grep does. A greedy text does not depend on which other questions are
-    asked: what is right in the two halves is what is right in the whole."""
-    packs = sum(bool(re.search(" holds [0-9]", json.dumps(row))) for row in world.toy(500, "test"))
-    [rows] = tables(RESULTS, "| problems |")
-    assert [row[:2] for row in rows] == [["with such a number", f"{packs}"],
-                                         ["without", f"{500 - packs}"]]
-    right = [[round(float(cell.strip("%")) * int(row[1]) / 100) for cell in row[2:6]]
-             for row in rows]
-    for row, counts in zip(rows, right, strict=True):
-        assert row[2:6] == [f"{n / int(row[1]):.1%}" for n in counts]
-    whole = [methods(0)[name]["accuracy"] for name in SINGLE]
-    assert [sum(counts) / 500 for counts in zip(*right, strict=True)] == pytest.approx(whole)
-    gains = [float(row[7].strip("%")) - max(float(cell.strip("%")) for cell in row[2:4])
-             for row in rows]
-    assert [row[8] for row in rows] == [f"{gain:+.1f}" for gain in gains]
-    assert (f"On the {packs} problems with such a number the vote gains {gains[0]:.1f} points over "
-            f"the better system alone, on the {500 - packs} without {gains[1]:.1f};"
-            in flat(README))
-    assert "Half of the problems need a number" in flat(README) and abs(packs - 250) < 5
 
 
 def test_the_estimates_follow_from_what_is_said_beside_them():
@@ -647,7 +699,7 @@ def test_the_miniature_is_short():
 
 
 def test_the_readme_is_short():
-    lines, words = len(README.splitlines()), len(README.split())
+    lines, words = len(README.splitlines()), len(re.findall(r"[^\s|]*\w[^\s|]*", README))
     assert lines <= 200 and words <= 1600
 
 

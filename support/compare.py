@@ -29,8 +29,9 @@ def untrained(question):
 
 
 def pooled(question, systems, k, enough=float("inf")):
-    """The majority of k answers of each of these systems, asked in turns; it ends early after the
-    turn by which some answer was given `enough` times. As `lorid.vote`, but nobody must agree."""
+    """An ensemble's majority vote: the most frequent of k answers of each of these systems, asked
+    in turns. It stops early (as adaptive consistency does, arXiv 2305.11860) after the turn by
+    which some answer was given `enough` times. In `lorid.vote`, both systems must have given it."""
     count, first_written, rounds = Counter(), {}, []
     while len(rounds) < k * len(systems) and max(count.values(), default=0) < enough:
         for system in systems:
@@ -44,7 +45,8 @@ def pooled(question, systems, k, enough=float("inf")):
 
 
 def two_deep(question, rounds=20):
-    """The paper's vote between two System 2: where it asks ir, another kg and dr answer."""
+    """The paper's vote between two System 2: where it asks ir, another kg and dr answer. The rules
+    of the first are not kept in the verdict's rounds, which have room for three texts."""
     conversation = lorid.vote(question, rounds)
     next(conversation)
     try:
@@ -58,8 +60,8 @@ def two_deep(question, rounds=20):
 
 
 def rivals(measure, ir, kg_dr, voted, args):
-    """What else to do with LoRID's tokens, sampled as it is: (self-consistency's outcomes, the
-    lines of the others). ir, kg_dr, voted: the lines of either system, greedy, and of the vote.
+    """What else to do with about LoRID's tokens, sampled as it is: (self-consistency's outcomes,
+    the lines of the others). ir, kg_dr, voted: the lines of either system, greedy, and of the vote.
     Their seconds are not told: many of their texts are there already, and taken from there.
 
     measure(method=, conversation=, temperature=) -> (outcomes, line), see infer.py"""
@@ -68,16 +70,17 @@ def rivals(measure, ir, kg_dr, voted, args):
                                  conversation=lambda row: conversation(row["question"], *more))
         return outcomes, line | {"seconds": None}
 
-    def times(*lines):  # how often to ask, by what greedy texts take: at least LoRID's tokens
-        return math.ceil(voted["tokens"] / max(1, sum(line["tokens"] for line in lines)))
+    def times(*lines):  # how often to ask for LoRID's tokens, by what greedy texts take
+        tokens = sum(line["tokens"] for line in lines)
+        return max(1, math.ceil(voted["tokens"] / max(1, tokens)))
 
     k, n, m = max(times(ir), math.ceil(voted["texts"])), times(kg_dr), times(ir, kg_dr)
     both = lorid.system1, lorid.system2
     many, _ = sampled("self-consistency", lorid.self_consistency, k)
     lines = [sampled(f"majority of {n} KG -> DR", pooled, both[1:], n)[1],
              sampled(f"majority of {m} IR and {m} KG -> DR", pooled, both, m)[1]]
-    # where it ends early: the least number by which it takes LoRID's tokens
-    for enough in range(1, 2 * args.rounds + 2):
+    # Stopped early, at the least number that takes LoRID's tokens; the last stops nothing.
+    for enough in range(1, 2 * args.rounds + 1):
         method = f"IR and KG -> DR until {enough} are equal"
         early = sampled(method, pooled, both, args.rounds, enough)[1]
         if early["tokens"] >= voted["tokens"]:
@@ -161,19 +164,23 @@ def show(x, form=".1%"):
     return "-" if x is None else format(x, form)
 
 
-def gain(line):
+def cells(line):
     """The cells of a difference and its interval, in points."""
     low, high = 100 * line["gain_low"], 100 * line["gain_high"]
     return f"{100 * line['gain']:+.1f}", f"{low:+.1f} to {high:+.1f}"
 
 
+def halves(lines):
+    """The columns of problems with and without packs, if there are any: title -> key."""
+    return {"with packs": "packs", "without": "no_packs"} if "packs" in lines[-1] else {}
+
+
 def comparison(lines):
     """What `compare` has added, as a Markdown table, differences in points; and a sentence."""
-    packs, last = "packs" in lines[-1], lines[-1]
-    halves = {"with packs": "packs", "without": "no_packs"} if packs else {}
-    columns = ("method", *halves, "LoRID is better by", "95% interval", "McNemar p")
+    last = lines[-1]
+    columns = ("method", *halves(lines), "LoRID is better by", "95% interval", "McNemar p")
     text = markdown(columns, [
-        (line["method"], *(show(line[key]) for key in halves.values()), *gain(line),
+        (line["method"], *(show(line[key]) for key in halves(lines).values()), *cells(line),
          show(line["mcnemar_p"], ".1g")) for line in lines])
     wrong = last["agreed"] * (1 - (last["accuracy_when_agreed"] or 0))
     return (f"{text}\n\nOn {wrong:.1%} of the questions LoRID's two systems agreed upon a wrong "
@@ -184,16 +191,20 @@ def comparison(lines):
 # Several studies
 
 
+def kind(line):
+    """A line's method with its numbers called k: they differ from seed to seed."""
+    return re.sub(r"\d+", "k", line["method"])
+
+
 def together(studies):
     """The lines of studies of the same questions with other seeds, each the mean of theirs: per
-    question, so that an interval is that of the questions, not of the seeds. Where their names
-    differ in a number, it is called k; low and high: the least and the largest accuracy."""
+    question, so that an interval is that of the questions, for these seeds. low and high: the least
+    and the largest accuracy."""
     lines = []
     for same in zip(*studies, strict=True):
-        names = [line["method"] for line in same]
-        name = names[0] if len(set(names)) == 1 else re.sub(r"\d+", "k", names[0])
-        accuracies = [line["accuracy"] for line in same]
-        lines.append({"method": name, "low": min(accuracies), "high": max(accuracies),
+        accuracies, names = [line["accuracy"] for line in same], {line["method"] for line in same}
+        lines.append({"method": names.pop() if len(names) == 1 else kind(same[0]),
+                      "low": min(accuracies), "high": max(accuracies),
                       "right": numpy.mean([line["right"] for line in same], axis=0)})
         lines[-1] |= {key: sum(line[key] for line in same) / len(same)
                       for key in ("accuracy", "tokens", "packs", "no_packs") if key in same[0]}
@@ -204,13 +215,18 @@ def together(studies):
 
 
 def read_study(file):
-    """The lines of a table that infer.py --study --json has written."""
+    """(its settings, its lines, what another must share to be compared with it) of a file that
+    infer.py --study --json has written."""
     study = read_json(file)
     try:
-        lines = study["methods"]
-        if "gain" in lines[-1]:
-            return lines
-    except (TypeError, KeyError, IndexError):
+        about, lines = study["about"], study["methods"]
+        shape = [(kind(line), len(line["right"]), "packs" in line,
+                  line["accuracy"] + line["tokens"] + line["gain"] >= 0) for line in lines]
+        same = {key: x for key, x in about.items()
+                if key not in ("seed", "date", "threads", "device", "dtype")}
+        if lines and about["seed"] >= 0:
+            return about, lines, (same, [part[:3] for part in shape])
+    except (AttributeError, TypeError, KeyError):
         pass
     raise ValueError(f"{file} is no file of infer.py --study --json; give such ones.")
 
@@ -220,21 +236,24 @@ def main():
                     "with other seeds, as one table: the means, and how much better LoRID is.")
     parser.add_argument("files", nargs="+", type=path, metavar="FILE",
                         help="what infer.py --study --json FILE has written")
-    files = parser.parse_args().files
-    studies = [read_study(file) for file in files]
-    for file, study in zip(files, studies, strict=True):
-        (methods, asked), wanted = (
-            (len(lines), len(lines[0]["right"])) for lines in (study, studies[0]))
-        if (methods, asked) != wanted:
-            raise ValueError(f"{file} has {methods} methods and {asked} questions, {files[0]} "
-                             f"{wanted[0]} and {wanted[1]}; give studies of the same questions.")
+    files, seeds, studies, wanted = parser.parse_args().files, {}, [], None
+    for file in files:
+        about, lines, shape = read_study(file)
+        if shape != (wanted := wanted or shape):
+            raise ValueError(f"{file} has other questions, settings or methods than {files[0]}; "
+                             "give studies that differ in their seed.")
+        if about["seed"] in seeds:
+            raise ValueError(f"{file} has the seed of {seeds[about['seed']]}, {about['seed']}; "
+                             "give studies that differ in it.")
+        seeds[about["seed"]] = file
+        studies.append(lines)
     lines = together(studies)
-    halves = {"with packs": "packs", "without": "no_packs"} if "packs" in lines[-1] else {}
     print(markdown(
-        ("method", "accuracy", "from, to", "tokens", *halves, "LoRID is better by", "95% interval"),
+        ("method", "accuracy", "from, to", "tokens", *halves(lines), "LoRID is better by",
+         "95% interval"),
         [(line["method"], show(line["accuracy"]), f"{show(line['low'])}, {show(line['high'])}",
-          show(line["tokens"], ".0f"), *(show(line[key]) for key in halves.values()), *gain(line))
-         for line in lines]))
+          show(line["tokens"], ".0f"), *(show(line[key]) for key in halves(lines).values()),
+          *cells(line)) for line in lines]))
 
 
 if __name__ == "__main__":

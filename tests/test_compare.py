@@ -97,6 +97,10 @@ def test_lines_are_compared_with_the_last_and_by_halves():
             assert line[key] == pytest.approx(sum(mine) / len(mine))
         gain = (sum(lines[-1]["right"]) - sum(line["right"])) / 60
         assert line["gain"] == pytest.approx(gain) and line["gain_low"] <= gain <= line["gain_high"]
+        interval = compare.difference(lines[-1]["right"], line["right"])
+        assert (line["gain"], line["gain_low"], line["gain_high"]) == interval
+        if line["method"] != "mean":
+            assert line["mcnemar_p"] == compare.mcnemar(lines[-1]["right"], line["right"])
     assert lines[-1]["mcnemar_p"] == 1 and lines[2]["mcnemar_p"] is None
     first, mean = (f"| {line['method']} | {line['packs']:.1%} | {line['no_packs']:.1%} | "
                    f"{100 * line['gain']:+.1f} | {100 * line['gain_low']:+.1f} to "
@@ -137,7 +141,8 @@ def some_study(rng, n=40, packs=True, name="majority of 7 KG -> DR"):
 def written(folder, *studies):
     files = [folder / f"{i}.json" for i in range(len(studies))]
     for file, lines in zip(files, studies, strict=True):
-        file.write_text(json.dumps({"about": {}, "methods": lines}))
+        about = {"questions": len(lines[0]["right"]), "seed": int(file.stem), "threads": 2}
+        file.write_text(json.dumps({"about": about, "methods": lines}))
     return files
 
 
@@ -170,23 +175,38 @@ def test_several_studies_are_told_as_one(tmp_path, packs):
             *wanted, f"{gain:+.1f}", f"{low:+.1f} to {high:+.1f}"]
     one = told(*written(tmp_path, studies[1])).stdout.splitlines()[3].split(" | ")
     assert one[0] == "| majority of 9 KG -> DR"
-    assert one[-2:] == [*compare.gain(studies[1][1])][:1] + [compare.gain(studies[1][1])[1] + " |"]
+    better, interval = compare.cells(studies[1][1])
+    assert one[-2:] == [better, f"{interval} |"]
 
 
 def test_studies_that_do_not_belong_together_are_refused(tmp_path):
     """In one sentence with the file's name, and status 2."""
     rng = random.Random(2)
-    a, b = written(tmp_path, some_study(rng, 40), some_study(rng, 41))
-    shorter = tmp_path / "shorter.json"
-    shorter.write_text(json.dumps({"methods": some_study(rng, 40)[1:]}))
-    cases = [([a, b], [b.name, "41 questions", a.name, "40"]),
-             ([a, shorter], [shorter.name, "2 methods", "3"]),
+    first, longer = some_study(rng, 40), some_study(rng, 41)
+    a, b = written(tmp_path, first, longer)
+    cases = [([a, b], [b.name, "other questions", a.name]), ([a, a], [a.name, "the seed of"]),
              ([tmp_path / "none.json"], ["none.json"])]
-    for i, text in enumerate(("[]", "{", "{}", '{"methods": []}', '{"methods": 5}',
-                              '{"methods": [{"method": "LoRID"}]}', '{"methods": {"a": 1}}')):
+    about = {"questions": 40, "seed": 7, "threads": 1}
+    others = [
+        {"about": about, "methods": first[1:]},
+        {"about": about, "methods": [first[0] | {"method": "another"}, *first[1:]]},
+        {"about": about, "methods": some_study(rng, 40, False)},
+        {"about": about, "methods": [*first[:2], first[2] | {"right": [1] * 39}]},
+        {"about": about | {"strict": True}, "methods": first},
+        {"about": about | {"questions": 41}, "methods": first},
+        [], {}, {"methods": first}, {"about": about}, {"about": about, "methods": []},
+        {"about": about, "methods": 5}, {"about": about, "methods": ["again"]},
+        {"about": about, "methods": [{"gain": 1}]}, {"about": {}, "methods": first},
+        {"about": 5, "methods": first}, {"about": about, "methods": [first[0] | {"right": 1}]},
+        {"about": about | {"seed": "x"}, "methods": first},
+        {"about": about, "methods": [first[0] | {"tokens": None}]}]
+    for i, study in enumerate(others):
         wrong = tmp_path / f"wrong{i}.json"
-        wrong.write_text(text)
+        wrong.write_text(json.dumps(study))
         cases.append(([a, wrong], [wrong.name]))
+    good = tmp_path / "good.json"
+    good.write_text(json.dumps({"about": about, "methods": first}))
+    assert told(a, good).returncode == 0
     for files, words in cases:
         done = told(*files)
         assert done.returncode == 2 and not done.stdout, done

@@ -434,7 +434,7 @@ def assert_line(line, method, wanted, printed=None):
     figures = {key: x for key, x in wanted.items() if key != "right"}
     assert line["method"] == method
     if "right" in line:  # a curve's points have no more than their means
-        assert line["right"] == pytest.approx(wanted["right"])
+        assert line["right"] == pytest.approx([+x for x in wanted["right"]])
     assert {key: line[key] for key in figures} == pytest.approx(figures), method
     if printed is not None:
         assert f"| {method} | {wanted['accuracy']:.1%} |" in printed

@@ -187,7 +187,8 @@ def study(engine, journal, rows, args):
     teacher's; a chat model as it was; as many tokens, but from one system, or from both without
     the rule that they agree; two of one system that agree; fewer rounds.
 
-    Returns (lines, curves, the votes): a curve is a list of lines, by rounds or by texts."""
+    Returns (lines, curves, the votes): a curve is a list of lines, by rounds, by texts or by how
+    many equal answers end it."""
     (_, ir), (_, kg_dr), (votes, voted) = evaluate(engine, journal, rows, args)
     alone = {"DR without knowledge, greedy": for_rows(lorid.system2, "")}
     if all(row["knowledge"] for row in rows):
@@ -197,7 +198,7 @@ def study(engine, journal, rows, args):
         alone["the base without adapters, greedy"] = for_rows(untrained)
     held = partial(measure, engine, journal, rows=rows, args=args)
     lines = [ir, kg_dr, *(held(method=name, conversation=c)[1] for name, c in alone.items())]
-    many, others = rivals(held, ir, kg_dr, voted, args)
+    many, others, early = rivals(held, ir, kg_dr, voted, args)
     k = len(many[0].tokens)
     by_round = [summary(f"LoRID, {r} round{'s' * (r > 1)}", rows,
                         shortened(rows, votes, lorid.vote, r), args.strict)
@@ -209,8 +210,9 @@ def study(engine, journal, rows, args):
     lines.insert(1, mean_of_samples(rows, many, k))
     lines += [by_text[-1], *others]
     lines += [by_round[r - 1] for r in sorted({1, 2, 5, 10, 20, args.rounds}) if r <= args.rounds]
+    curves = {"LoRID": by_round, "self-consistency": by_text, "both, stopped early": early}
     curves = {name: [{key: x for key, x in line.items() if key != "right"} for line in curve]
-              for name, curve in (("LoRID", by_round), ("self-consistency", by_text))}
+              for name, curve in curves.items()}
     compare(lines, rows, votes)
     return lines, curves, votes
 

@@ -61,8 +61,9 @@ def two_deep(question, rounds=20):
 
 def rivals(measure, ir, kg_dr, voted, args):
     """What else to do with about LoRID's tokens, sampled as it is: (self-consistency's outcomes,
-    the lines of the others). ir, kg_dr, voted: the lines of either system, greedy, and of the vote.
-    Their seconds are not told: many of their texts are there already, and taken from there.
+    the lines of the others, those of the pool stopped early by the number that stops it). ir,
+    kg_dr, voted: the lines of either system, greedy, and of the vote. Their seconds are not told:
+    many of their texts are there already, and taken from there.
 
     measure(method=, conversation=, temperature=) -> (outcomes, line), see infer.py"""
     def sampled(method, conversation, *more):
@@ -79,14 +80,15 @@ def rivals(measure, ir, kg_dr, voted, args):
     many, _ = sampled("self-consistency", lorid.self_consistency, k)
     lines = [sampled(f"majority of {n} KG -> DR", pooled, both[1:], n)[1],
              sampled(f"majority of {m} IR and {m} KG -> DR", pooled, both, m)[1]]
-    # Stopped early, at the least number that takes LoRID's tokens; the last stops nothing.
+    # Stopped early, up to the least number that takes LoRID's tokens; the last stops nothing.
+    early = []
     for enough in range(1, 2 * args.rounds + 1):
         method = f"IR and KG -> DR until {enough} are equal"
-        early = sampled(method, pooled, both, args.rounds, enough)[1]
-        if early["tokens"] >= voted["tokens"]:
+        early.append(sampled(method, pooled, both, args.rounds, enough)[1])
+        if early[-1]["tokens"] >= voted["tokens"]:
             break
     deep = sampled("two KG -> DR that must agree", two_deep, args.rounds)[1]
-    return many, [*lines, early, deep]
+    return many, [*lines, early[-1], deep], early
 
 
 # --------------------------------------------------------------------------------------------------

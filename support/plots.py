@@ -24,7 +24,7 @@ def plot_study(curves, path):
     from matplotlib.figure import Figure  # for pictures only
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for name, marker in (("LoRID", "o"), ("self-consistency", "s")):
+    for name, marker in zip(curves, "os^", strict=True):
         x, y = ([line[key] for line in curves[name]] for key in ("tokens", "accuracy"))
         left.plot(x, [100 * accuracy for accuracy in y], marker=marker, ms=3, label=name)
     left.set(xlabel="generated tokens per question", ylabel="accuracy, %")

@@ -513,7 +513,11 @@ def test_every_line_of_the_study_is_made_of_what_it_says(wordiness, trained, tmp
     for line, wanted in zip(written["methods"], lines, strict=True):
         assert "right" in line
         assert_line(line, *wanted, printed)
-    for name, curve in (("LoRID", votes), ("self-consistency", choices)):
+    stopped = [(f"IR and KG -> DR until {enough} are equal", line_of("pooled", run, rows))
+               for enough, run in enumerate(early, 1)]
+    curves = {"LoRID": votes, "self-consistency": choices, "both, stopped early": stopped}
+    assert written["curves"].keys() == curves.keys()
+    for name, curve in curves.items():
         for line, wanted in zip(written["curves"][name], curve, strict=True):
             assert_line(line, *wanted)
 

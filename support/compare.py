@@ -126,6 +126,13 @@ def mcnemar(a, b):
     return min(1.0, 2 * tail / 2**n)
 
 
+def add_gains(lines):
+    """How much better the last line's method is than each: gain, gain_low, gain_high."""
+    for line in lines:
+        line["gain"], line["gain_low"], line["gain_high"] = difference(
+            lines[-1]["right"], line["right"])
+
+
 def has_packs(row):
     """Whether a toy problem needs to know how many a pack, a tin, a crate or a sack holds."""
     return any(kind.name in row["kinds"] for kind in SHOP)
@@ -144,11 +151,11 @@ def compare(lines, rows, votes):
     found = [among(vote.verdict, row["answer"]) for vote, row in zip(votes, rows, strict=True)]
     lines[-1]["among"] = sum(found) / len(rows)
     packs = [has_packs(row) for row in rows if isinstance(row.get("kinds"), list)]
+    add_gains(lines)
     for line in lines:
-        right, lorids = line["right"], lines[-1]["right"]
-        line["gain"], line["gain_low"], line["gain_high"] = difference(lorids, right)
+        right = line["right"]
         whole = set(right) <= {0, 1}  # a mean over samples is not
-        line["mcnemar_p"] = mcnemar(lorids, right) if whole else None
+        line["mcnemar_p"] = mcnemar(lines[-1]["right"], right) if whole else None
         if 0 < sum(packs) < len(packs) == len(rows):
             for key, wanted in (("packs", True), ("no_packs", False)):
                 half = [x for x, with_packs in zip(right, packs, strict=True)
@@ -210,24 +217,23 @@ def together(studies):
                       "right": numpy.mean([line["right"] for line in same], axis=0)})
         lines[-1] |= {key: sum(line[key] for line in same) / len(same)
                       for key in ("accuracy", "tokens", "packs", "no_packs") if key in same[0]}
-    for line in lines:
-        line["gain"], line["gain_low"], line["gain_high"] = difference(
-            lines[-1]["right"], line["right"])
+    add_gains(lines)
     return lines
 
 
 def read_study(file):
-    """(its settings, its lines, what another must share to be compared with it) of a file that
+    """(its seed, its lines, what another must share to be compared with it) of a file that
     infer.py --study --json has written."""
     study = read_json(file)
     try:
         about, lines = study["about"], study["methods"]
-        shape = [(kind(line), len(line["right"]), "packs" in line,
-                  line["accuracy"] + line["tokens"] + line["gain"] >= 0) for line in lines]
+        shape = [(kind(line), len(line["right"]), "packs" in line) for line in lines]
         same = {key: x for key, x in about.items()
                 if key not in ("seed", "date", "threads", "device", "dtype")}
-        if lines and about["seed"] >= 0:
-            return about, lines, (same, [part[:3] for part in shape])
+        figures = [about["seed"] + line["accuracy"] + line["tokens"] + line["gain"]
+                   for line in lines]  # a TypeError where one is no number
+        if figures:
+            return about["seed"], lines, (same, shape)
     except (AttributeError, TypeError, KeyError):
         pass
     raise ValueError(f"{file} is no file of infer.py --study --json; give such ones.")
@@ -240,14 +246,14 @@ def main():
                         help="what infer.py --study --json FILE has written")
     files, seeds, studies, wanted = parser.parse_args().files, {}, [], None
     for file in files:
-        about, lines, shape = read_study(file)
+        seed, lines, shape = read_study(file)
         if shape != (wanted := wanted or shape):
             raise ValueError(f"{file} has other questions, settings or methods than {files[0]}; "
                              "give studies that differ in their seed.")
-        if about["seed"] in seeds:
-            raise ValueError(f"{file} has the seed of {seeds[about['seed']]}, {about['seed']}; "
-                             "give studies that differ in it.")
-        seeds[about["seed"]] = file
+        if seed in seeds:
+            raise ValueError(f"{file} has the seed of {seeds[seed]}, {seed}; give studies that "
+                             "differ in it.")
+        seeds[seed] = file
         studies.append(lines)
     lines = together(studies)
     print(markdown(

@@ -849,6 +849,7 @@ SOLUTIONS = {
     return ids, cumulative
     """, """
     # row by row, in Python
+    import math
     if temperature == 0:
         return logits.topk(1).indices, torch.ones(len(logits), 1)
     all_ids, sums = [], []

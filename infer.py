@@ -2,7 +2,7 @@
 
     python infer.py             held-out toy problems: IR alone, KG -> DR alone, LoRID, as a table
     python infer.py --study     what else could explain the result: rivals, fewer rounds
-    python infer.py --ask "Mia buys 3 crates of stickers. How many stickers does Mia have now?"
+    python infer.py --ask "Mia has 8 pens. Mia plays 2 games with the pens. How many pens are left?"
     python infer.py --model models/smollm2 --data test.jsonl --limit 8 --rounds 3
 
 `generate` is the whole of sampling; support/engine.py does the same for hundreds of texts at once.
@@ -235,8 +235,8 @@ def table(lines):
 
 def check_question(text, engine):
     if not text.strip():
-        raise ValueError('the question is empty; ask, for example, "Mia buys 3 crates of stickers. '
-                         'How many stickers does Mia have now?"')
+        raise ValueError('the question is empty; ask, for example, "Mia has 24 cards. Mia takes '
+                         'the cards to the fair for 3 days. How many cards does Mia have now?"')
     if not any(c.isalpha() for c in text) or not (any(c.isdigit() for c in text) or "?" in text):
         raise ValueError(f"{text.strip()[:60]!r} does not look like a maths question: it needs "
                          "words, and a number or a question mark.")

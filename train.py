@@ -322,7 +322,7 @@ def arguments():
     size, huge = number(int, above=0, limit=10**4), number(float, above=0, limit=1e30)
     add("--role", choices=[*lorid.ROLES, "base"], help="one role (default: all, in turn)")
     add("--data", type=path, help="training rows, a JSONL file (default: toy problems)")
-    add("--examples", type=positive, default=2000, help="how many toy problems (default: 2000)")
+    add("--examples", type=positive, default=1500, help="how many toy problems (default: 1500)")
     add("--out", type=path, default="out", help="folder for OUT/<model>/<role>/ (default: out)")
     add("--rank", type=size, default=16, help="rank r of each adapter (default: 16)")
     add("--alpha", type=number(float, at_least=1e-5), default=32,

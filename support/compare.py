@@ -13,7 +13,6 @@ import lorid
 from model import read_json
 from support.answers import canonical
 from support.cli import Parser, path, run
-from tiny.world import SHOP
 
 # --------------------------------------------------------------------------------------------------
 # The rivals
@@ -61,9 +60,9 @@ def two_deep(question, rounds=20):
 
 def rivals(measure, ir, kg_dr, voted, args):
     """What else to do with about LoRID's tokens, sampled as it is: (self-consistency's outcomes,
-    the lines of the others, those of the pool stopped early by the number that stops it). ir,
-    kg_dr, voted: the lines of either system, greedy, and of the vote. Their seconds are not told:
-    many of their texts are there already, and taken from there.
+    the others' lines, those of the pool stopped early at 1, 2, 3, ... equal answers). ir, kg_dr,
+    voted: the lines of either system, greedy, and of the vote. Their seconds are not told: many of
+    their texts are there already, and taken from there.
 
     measure(method=, conversation=, temperature=) -> (outcomes, line), see infer.py"""
     def sampled(method, conversation, *more):
@@ -80,7 +79,7 @@ def rivals(measure, ir, kg_dr, voted, args):
     many, _ = sampled("self-consistency", lorid.self_consistency, k)
     lines = [sampled(f"majority of {n} KG -> DR", pooled, both[1:], n)[1],
              sampled(f"majority of {m} IR and {m} KG -> DR", pooled, both, m)[1]]
-    # Stopped early, up to the least number that takes LoRID's tokens; the last stops nothing.
+    # Until 1, 2, 3, ... are equal, up to LoRID's tokens; at 2 * rounds nothing stops.
     early = []
     for enough in range(1, 2 * args.rounds + 1):
         method = f"IR and KG -> DR until {enough} are equal"
@@ -133,9 +132,9 @@ def add_gains(lines):
             lines[-1]["right"], line["right"])
 
 
-def has_packs(row):
-    """Whether a toy problem needs to know how many a pack, a tin, a crate or a sack holds."""
-    return any(kind.name in row["kinds"] for kind in SHOP)
+# Of toy problems, the two parts that the tables show: title -> key. A new pair is a thing and a
+# law that neither the base nor the adapters have read of together.
+PARTS = {"with a new pair": "unheard", "without": "heard"}
 
 
 def among(verdict, answer):
@@ -147,20 +146,19 @@ def among(verdict, answer):
 def compare(lines, rows, votes):
     """Add to each line of a study how much better the last one, LoRID, is; to that one, from the
     outcomes of its votes, for how many questions the right answer was `among` its texts; and the
-    accuracies on toy problems with and without packs, if the rows say which they are."""
+    accuracies on toy problems with and without a new pair, if the rows say which they are."""
     found = [among(vote.verdict, row["answer"]) for vote, row in zip(votes, rows, strict=True)]
     lines[-1]["among"] = sum(found) / len(rows)
-    packs = [has_packs(row) for row in rows if isinstance(row.get("kinds"), list)]
+    new = [bool(row["unheard"]) for row in rows if isinstance(row.get("unheard"), list)]
     add_gains(lines)
     for line in lines:
         right = line["right"]
         whole = set(right) <= {0, 1}  # a mean over samples is not
         line["mcnemar_p"] = mcnemar(lines[-1]["right"], right) if whole else None
-        if 0 < sum(packs) < len(packs) == len(rows):
-            for key, wanted in (("packs", True), ("no_packs", False)):
-                half = [x for x, with_packs in zip(right, packs, strict=True)
-                        if with_packs == wanted]
-                line[key] = sum(half) / len(half)
+        if 0 < sum(new) < len(new) == len(rows):
+            for key, wanted in zip(PARTS.values(), (True, False), strict=True):
+                part = [x for x, is_new in zip(right, new, strict=True) if is_new == wanted]
+                line[key] = sum(part) / len(part)
 
 
 def markdown(columns, rows):
@@ -179,17 +177,17 @@ def cells(line):
     return f"{100 * line['gain']:+.1f}", f"{low:+.1f} to {high:+.1f}"
 
 
-def halves(lines):
-    """The columns of problems with and without packs, if there are any: title -> key."""
-    return {"with packs": "packs", "without": "no_packs"} if "packs" in lines[-1] else {}
+def parts(lines):
+    """The columns of PARTS, if the problems are toy problems of both kinds."""
+    return PARTS if "unheard" in lines[-1] else {}
 
 
 def comparison(lines):
     """What `compare` has added, as a Markdown table, differences in points; and a sentence."""
     last = lines[-1]
-    columns = ("method", *halves(lines), "LoRID is better by", "95% interval", "McNemar p")
+    columns = ("method", *parts(lines), "LoRID is better by", "95% interval", "McNemar p")
     text = markdown(columns, [
-        (line["method"], *(show(line[key]) for key in halves(lines).values()), *cells(line),
+        (line["method"], *(show(line[key]) for key in parts(lines).values()), *cells(line),
          show(line["mcnemar_p"], ".1g")) for line in lines])
     wrong = last["agreed"] * (1 - (last["accuracy_when_agreed"] or 0))
     return (f"{text}\n\nOn {wrong:.1%} of the questions LoRID's two systems agreed upon a wrong "
@@ -216,7 +214,7 @@ def together(studies):
                       "low": min(accuracies), "high": max(accuracies),
                       "right": numpy.mean([line["right"] for line in same], axis=0)})
         lines[-1] |= {key: sum(line[key] for line in same) / len(same)
-                      for key in ("accuracy", "tokens", "packs", "no_packs") if key in same[0]}
+                      for key in ("accuracy", "tokens", *PARTS.values()) if key in same[0]}
     add_gains(lines)
     return lines
 
@@ -227,7 +225,7 @@ def read_study(file):
     study = read_json(file)
     try:
         about, lines = study["about"], study["methods"]
-        shape = [(kind(line), len(line["right"]), "packs" in line) for line in lines]
+        shape = [(kind(line), len(line["right"]), "unheard" in line) for line in lines]
         same = {key: x for key, x in about.items()
                 if key not in ("seed", "date", "threads", "device", "dtype")}
         figures = [about["seed"] + line["accuracy"] + line["tokens"] + line["gain"]
@@ -257,10 +255,10 @@ def main():
         studies.append(lines)
     lines = together(studies)
     print(markdown(
-        ("method", "accuracy", "from, to", "tokens", *halves(lines), "LoRID is better by",
+        ("method", "accuracy", "from, to", "tokens", *parts(lines), "LoRID is better by",
          "95% interval"),
         [(line["method"], show(line["accuracy"]), f"{show(line['low'])}, {show(line['high'])}",
-          show(line["tokens"], ".0f"), *(show(line[key]) for key in halves(lines).values()),
+          show(line["tokens"], ".0f"), *(show(line[key]) for key in parts(lines).values()),
           *cells(line)) for line in lines]))
 
 

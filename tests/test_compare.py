@@ -14,7 +14,7 @@ from conftest import ROOT
 import lorid
 from support import compare
 from support.engine import Outcome
-from tiny.world import toy
+from tiny.world import LAWS, THINGS, toy, unheard
 
 
 def some_results(rng, n, p_both, p_a, p_b):
@@ -81,10 +81,11 @@ def some_vote(i, answer):
     return Outcome(lorid.Verdict(None, rounds=rounds))
 
 
-def test_lines_are_compared_with_the_last_and_by_halves():
+def test_lines_are_compared_with_the_last_and_in_parts():
     rows, rng = toy(60, "test"), random.Random(0)
-    packs = [any(" holds " in rule for rule in row["knowledge"]) for row in rows]
-    assert 20 < sum(packs) < 40
+    new = [any(unheard(thing, law) for law in LAWS for thing in THINGS
+               if f"{law.name} {thing}" in row["kinds"]) for row in rows]
+    assert 5 < sum(new) < 30
     lines = [{"method": name, "right": [rng.choice((0, 1)) for _ in rows]} for name in "ab"]
     lines.append({"method": "mean", "right": [rng.random() for _ in rows]})
     lines.append({"method": "LoRID", "right": [rng.choice((0, 1, 1)) for _ in rows]})
@@ -92,8 +93,8 @@ def test_lines_are_compared_with_the_last_and_by_halves():
     votes = [some_vote(i, row["answer"]) for i, row in enumerate(rows)]
     compare.compare(lines, rows, votes)
     for line in lines:
-        for key, half in (("packs", True), ("no_packs", False)):
-            mine = [x for x, p in zip(line["right"], packs, strict=True) if p == half]
+        for key, half in (("unheard", True), ("heard", False)):
+            mine = [x for x, p in zip(line["right"], new, strict=True) if p == half]
             assert line[key] == pytest.approx(sum(mine) / len(mine))
         gain = (sum(lines[-1]["right"]) - sum(line["right"])) / 60
         assert line["gain"] == pytest.approx(gain) and line["gain_low"] <= gain <= line["gain_high"]
@@ -102,12 +103,12 @@ def test_lines_are_compared_with_the_last_and_by_halves():
         if line["method"] != "mean":
             assert line["mcnemar_p"] == compare.mcnemar(lines[-1]["right"], line["right"])
     assert lines[-1]["mcnemar_p"] == 1 and lines[2]["mcnemar_p"] is None
-    first, mean = (f"| {line['method']} | {line['packs']:.1%} | {line['no_packs']:.1%} | "
+    first, mean = (f"| {line['method']} | {line['unheard']:.1%} | {line['heard']:.1%} | "
                    f"{100 * line['gain']:+.1f} | {100 * line['gain_low']:+.1f} to "
                    f"{100 * line['gain_high']:+.1f} | " for line in (lines[0], lines[2]))
     table = compare.comparison(lines).splitlines()
-    assert table[0] == ("| method | with packs | without | LoRID is better by | 95% interval | "
-                        "McNemar p |")
+    assert table[0] == ("| method | with a new pair | without | LoRID is better by | 95% interval "
+                        "| McNemar p |")
     assert table[2] == f"{first}{lines[0]['mcnemar_p']:.1g} |" and table[4] == f"{mean}- |"
     found = [i for i in range(60) if i % 3 and 3 in (i % 4, (i + i // 12) % 4)]
     assert 15 < len(found) < 40 and lines[-1]["among"] == pytest.approx(len(found) / 60)
@@ -115,9 +116,10 @@ def test_lines_are_compared_with_the_last_and_by_halves():
                          f"answer; for {len(found) / 60:.1%} the right one was among its texts."]
 
 
-@pytest.mark.parametrize("kinds", [..., 5, None, "groups", []])
-def test_where_rows_do_not_say_there_are_no_halves(kinds):
-    rows = [{"answer": "5"} | ({"kinds": kinds} if kinds is not ... else {}) for _ in range(3)]
+@pytest.mark.parametrize("unheard", [..., 5, None, "rain", []])
+def test_where_rows_do_not_say_there_are_no_parts(unheard):
+    row = {"answer": "5"} | ({"unheard": unheard} if unheard is not ... else {})
+    rows = [row] * 3
     lines = [{"method": "LoRID", "right": [1, 0, 1], "agreed": 0.0, "accuracy_when_agreed": None}]
     compare.compare(lines, rows, [some_vote(0, "5")] * 3)
     header, _, line, _, sentence = compare.comparison(lines).splitlines()
@@ -126,9 +128,9 @@ def test_where_rows_do_not_say_there_are_no_halves(kinds):
     assert sentence.startswith("On 0.0% of the questions") and "for 0.0% the right" in sentence
 
 
-def some_study(rng, n=40, packs=True, name="majority of 7 KG -> DR"):
+def some_study(rng, n=40, toys=True, name="majority of 7 KG -> DR"):
     """The lines of one, as infer.py writes them."""
-    rows = toy(n, "test") if packs else [{"answer": "1"}] * n
+    rows = toy(n, "test") if toys else [{"answer": "1"}] * n
     lines = [{"method": method, "right": [rng.choice((0, 1)) for _ in rows], "tokens": rng.random()}
              for method in ("IR alone, greedy", name, "LoRID, 20 rounds")]
     for line in lines:
@@ -151,15 +153,15 @@ def told(*files):
                           capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("packs", [True, False])
-def test_several_studies_are_told_as_one(tmp_path, packs):
+@pytest.mark.parametrize("toys", [True, False])
+def test_several_studies_are_told_as_one(tmp_path, toys):
     """The means; and the interval of the mean over the seeds, question by question."""
     rng = random.Random(1)
-    studies = [some_study(rng, 40, packs, f"majority of {k} KG -> DR") for k in (7, 9, 7)]
+    studies = [some_study(rng, 40, toys, f"majority of {k} KG -> DR") for k in (7, 9, 7)]
     header, _, *rows = told(*written(tmp_path, *studies)).stdout.splitlines()
-    halves = ["with packs", "without"] * packs
+    parts = ["with a new pair", "without"] * toys
     assert header.strip("| ").split(" | ") == [
-        "method", "accuracy", "from, to", "tokens", *halves, "LoRID is better by", "95% interval"]
+        "method", "accuracy", "from, to", "tokens", *parts, "LoRID is better by", "95% interval"]
     names = ["IR alone, greedy", "majority of k KG -> DR", "LoRID, 20 rounds"]
     lorid_right = numpy.mean([study[2]["right"] for study in studies], axis=0)
     for name, row, lines in zip(names, rows, zip(*studies, strict=True), strict=True):
@@ -168,9 +170,9 @@ def test_several_studies_are_told_as_one(tmp_path, packs):
         gain, low, high = (100 * x for x in compare.difference(lorid_right, right))
         wanted = [name, f"{right.mean():.1%}", f"{min(shares):.1%}, {max(shares):.1%}",
                   f"{sum(line['tokens'] for line in lines) / 3:.0f}"]
-        if packs:
+        if toys:
             wanted += [f"{sum(line[key] for line in lines) / 3:.1%}"
-                       for key in ("packs", "no_packs")]
+                       for key in ("unheard", "heard")]
         assert row.strip("| ").split(" | ") == [
             *wanted, f"{gain:+.1f}", f"{low:+.1f} to {high:+.1f}"]
     one = told(*written(tmp_path, studies[1])).stdout.splitlines()[3].split(" | ")

@@ -92,7 +92,7 @@ def test_the_naive_loop_equals_transformers(folder, role, eos_ids):
             do_sample=False, max_new_tokens=20, eos_token_id=eos_ids, pad_token_id=0)
         assert ids + new == wanted[0].tolist()
         lengths.add(len(new))
-    assert max(lengths) == 20 and (len(lengths) > 1) == (len(eos_ids) > 1)
+    assert len(lengths) > 1 if len(eos_ids) > 1 else max(lengths) == 20
     lora.set_adapter(model, role or "ir")
     assert infer.generate(model, ids, eos_ids, 0, infer.draw, random.Random(0)) == []
 
@@ -493,6 +493,7 @@ def test_a_chat_model_is_also_asked_as_it_is(taught, monkeypatch):
     args, rows = infer.arguments(), toy(6, "valid")
     engine = infer.load(args)
     engine.tokenizer.template = "some chat's"  # tiny's own is "plain": see the next test
+    engine.tokenizer.eos_ids = [0, *engine.tokenizer.encode("=")]  # or no text would end in 40
     with infer.open_journal(None, {}, rows, {}) as journal:
         lines, *_ = infer.study(engine, journal, rows, args)
     assert lines[5]["method"] == "the base without adapters, greedy"
@@ -509,7 +510,7 @@ def test_a_chat_model_is_also_asked_as_it_is(taught, monkeypatch):
         answer = lorid.extract_answer(tokenizer.decode(new))
         right.append(lorid.same_answer(answer, row["answer"]))
     assert lines[5]["tokens"] == sum(tokens) / 6 and lines[5]["right"] == right
-    assert len(set(tokens)) > 1 or any(right)
+    assert len(set(tokens)) > 1
 
 
 def lines_of(file):
@@ -561,6 +562,7 @@ def test_the_study_is_consistent(taught, tmp_path):
     assert parts["LoRID"]["agreed"] < lines["LoRID, 6 rounds"]["agreed"]
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_questions_and_answer_as_one(taught, tmp_path):
     """Three questions, so the shares differ. One slot at a time, in float32: what sums still depend
     on (who drafted, whose prompt was kept) is too little to change a draw."""

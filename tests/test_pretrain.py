@@ -1,6 +1,5 @@
 """tiny/pretrain.py: its byte-pair encoding against the tokenizers library, and the built-in base
 against what the code makes and against transformers."""
-import argparse
 import json
 import random
 import subprocess
@@ -10,7 +9,8 @@ import pytest
 import torch
 from conftest import ROOT
 
-from model import load_model, read_safetensors
+import train
+from model import load_model, read_safetensors, write_safetensors
 from support import cli
 from support.tokenizer import Tokenizer
 from tiny import pretrain
@@ -89,41 +89,73 @@ def test_what_is_added_to_the_residual_stream_starts_smaller(tmp_path):
         assert p.std().item() == pytest.approx(expected, rel=0.02), name
 
 
-def test_documents_end_are_learnt_whole_and_narrow_half_way(monkeypatch):
-    """The order of random calls, which fixes tiny/: document after document from one generator,
-    first of the wide world; empty ones are left out."""
-    tokenizer = Tokenizer(ROOT / "tiny")
-    monkeypatch.setattr(pretrain, "document", lambda rng, wide: f"{rng.random()} {wide}")
-    args = argparse.Namespace(steps=5, batch=2)
-    steps = list(pretrain.batches(None, tokenizer, random.Random(7), None, args))
+def test_documents_end_and_are_learnt_whole():
+    """The order of random calls, which fixes tiny/: one document after another; empty ones are
+    left out."""
+    tokenizer, rng = Tokenizer(ROOT / "tiny"), random.Random(7)
+    steps = list(pretrain.batches(lambda step: f"{rng.random()} {step}", tokenizer, 5, 2))
     rng, texts = random.Random(7), []
     for examples in steps:
         for ids, mask in examples:
             assert ids[-1] == 0 and mask == [1] * len(ids)
             texts.append(tokenizer.decode(ids[:-1]))
-    assert texts == [f"{rng.random()} {i < 4}" for i in range(10)]
-    monkeypatch.setattr(pretrain, "document", lambda rng, wide: "")
-    assert list(pretrain.batches(None, tokenizer, rng, None, args)) == [[]] * 5
+    assert texts == [f"{rng.random()} {i // 2}" for i in range(10)]
+    assert list(pretrain.batches(lambda step: "", tokenizer, 5, 2)) == [[]] * 5
 
 
-def test_a_run_that_is_cut_short_leaves_a_base(monkeypatch, tmp_path):
-    """Every 500 steps what has been learnt so far is saved, whole and in bfloat16."""
-    monkeypatch.setattr(pretrain, "document", lambda rng, wide: "a")
-    model, args = load_model(ROOT / "tiny"), argparse.Namespace(steps=4000, batch=1)
-    steps = pretrain.batches(model, Tokenizer(ROOT / "tiny"), None, tmp_path, args)
-    for _ in range(499):
-        next(steps)
-    assert not list(tmp_path.iterdir())
-    next(steps)
-    saved, kept = (read_safetensors(folder / "model.safetensors")
-                   for folder in (tmp_path, ROOT / "tiny"))
-    assert saved.keys() == kept.keys()
-    assert all(torch.equal(saved[name], kept[name]) for name in kept)
+def test_the_base_reads_then_practises_from_what_was_saved(monkeypatch, tmp_path):
+    """Three fifths of the steps wide; then, at a third of the rate and with generators of its own,
+    a twentieth as many of practice."""
+    read, rates, begun = [], [], []
+
+    def written(rng, wide=False, practice=False):
+        read.append((wide, practice))
+        return f"{rng.random()}"
+
+    def step(self, lr, plain=train.AdamW.step):
+        if not begun or lr > 2 * rates[-1]:
+            begun.append([p.clone() for p, _, _ in self.state])
+        rates.append(lr)
+        plain(self, lr)
+
+    kept = []
+    monkeypatch.setattr(pretrain, "document", written)
+    monkeypatch.setattr(pretrain, "train_bpe", lambda texts, size: (len(list(texts)), []))
+    monkeypatch.setattr(pretrain, "tokenizer_json", lambda *_: json.loads(
+        (ROOT / "tiny" / "tokenizer.json").read_text()))
+    monkeypatch.setattr(train.AdamW, "step", step)
+    monkeypatch.setattr(pretrain, "write_safetensors", lambda path, tensors: (
+        kept.append(tensors), write_safetensors(path, tensors)))
+    monkeypatch.setattr(sys, "argv", ["pretrain.py", "--out", str(tmp_path), "--steps", "60",
+                                      "--batch", "1", "--lr", "0.003"])
+    pretrain.main()
+    assert read == ([(True, False)] * 4036 + [(False, False)] * 24 + [(False, True)] * 3)
+    assert rates[60:] == [train.learning_rate(k, 3, 0.001, 1) for k in range(3)]
+    first, last = kept
+    model = load_model(ROOT / "tiny", dtype=torch.float32)
+    names = [name for name, _ in model.named_parameters()]
+    assert len(begun) == 2 and len(names) == len(begun[1])
+    for name, p in zip(names, begun[1], strict=True):
+        assert torch.equal(p, first[name].float())
+    saved = read_safetensors(tmp_path / "model.safetensors")
+    assert all(torch.equal(saved[name], last[name]) for name in names)
+    assert not all(torch.equal(saved[name], first[name]) for name in names)
+
+
+def test_the_log_is_of_the_run_that_the_code_makes():
+    """Its rates are those of the schedules, for 3,000 steps and 150."""
+    log = [json.loads(line) for line in (ROOT / "tiny" / "pretrain.jsonl").read_text().splitlines()]
+    for key, steps, peak, warmup in (("step", 3000, 3e-3, 90), ("practice", 150, 1e-3, 15)):
+        part = [line for line in log if key in line]
+        assert part[0][key] == 1 and part[-1][key] == steps
+        for line in part:
+            lr = train.learning_rate(line[key] - 1, steps, peak, warmup)
+            assert line["lr"] == pytest.approx(lr, rel=0.01)
+    assert part[-1]["loss"] < 0.6
 
 
 @pytest.mark.parametrize("flag, value, says", [
-    ("--beta2", "1", "below 1"), ("--clip", "0", "above 0"), ("--lr", "nan", "at least 0"),
-    ("--weight-decay", "-1", "at least 0"), ("--warmup", "inf", "at least 0"),
+    ("--batch", "0", "above 0"), ("--lr", "nan", "at least 0"), ("--max-tokens", "0", "above 0"),
     ("--steps", "0", "above 0"), ("--device", "abacus", "abacus")])
 def test_flags_that_no_training_can_use(flag, value, says, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "base"

@@ -248,16 +248,28 @@ def test_the_base_is_pretrained_on_after_a_stop(stop_after, tmp_path, monkeypatc
         (ROOT / "tiny" / "tokenizer.json").read_text()))
 
     def run(out, *more):
-        return run_script(pretrain, "--steps", 3, "--batch", 2, "--out", tmp_path / out, *more)
+        return run_script(pretrain, "--steps", 20, "--batch", 2, "--out", tmp_path / out, *more)
     assert run("one").returncode == 0
     stop_after(2, interrupt)
     assert run("two").returncode == 130
     stop_after(0, None)
     done = run("two", "--resume")
-    assert done.returncode == 0 and "step 2/3" not in done.stdout, done.stderr
+    assert done.returncode == 0 and "step 2/20" not in done.stdout, done.stderr
+    assert "step 20/20" in done.stdout and "step 1/1 " in done.stdout  # of reading, of practice
     one, two = (read_safetensors(tmp_path / out / "model.safetensors") for out in ("one", "two"))
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert checkpoints(tmp_path / "two") == []
+
+    def pressed(*_):
+        raise KeyboardInterrupt
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrain, "practise", pressed)
+        done = run("three", "--save-every", 0)
+    assert done.returncode == 130 and "has read but not practised" in done.stderr
+    done = run("three", "--resume")
+    assert done.returncode == 0 and "step 20/20" not in done.stdout, done.stderr
+    three = read_safetensors(tmp_path / "three" / "model.safetensors")
+    assert all(torch.equal(one[name], three[name]) for name in one)
 
 
 # --------------------------------------------------------------------------------------------------

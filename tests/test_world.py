@@ -22,10 +22,10 @@ def test_the_examples_in_the_docstrings_are_true():
 
 
 @pytest.mark.parametrize("split, seed, digest", [
-    ("train", 0, "96affec1b25fdf49"),
-    ("valid", 0, "68ef55e1ca59a39b"),
-    ("test", 0, "bd7451ca5cb810a0"),
-    ("test", 3, "beecdbbd911684e8"),
+    ("train", 0, "a16c02f90a0b488a"),
+    ("valid", 0, "876f8d6c2a2d92e8"),
+    ("test", 0, "3c6feb3c9de8d8ae"),
+    ("test", 3, "7110df80c076384e"),
 ])
 def test_the_problems_are_those_that_all_figures_rest_on(split, seed, digest):
     """Where this fails on purpose, the built-in base and the figures in docs/ and tiny/study/ have
@@ -36,12 +36,15 @@ def test_the_problems_are_those_that_all_figures_rest_on(split, seed, digest):
 def test_the_documents_are_those_that_the_base_has_read():
     rng = random.Random(0)
     text = json.dumps([world.document(rng, wide=i % 2) for i in range(200)])
-    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "58e5cadd9592a25d"
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "78bc3797f5bb4f33"
+    rng = random.Random(0)
+    text = json.dumps([world.document(rng, practice=True) for _ in range(200)])
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "d39ed6e9e92ae79a"
 
 
 @pytest.fixture(scope="module")
 def splits():
-    return {split: toy(n, split) for split, n in (("train", 4000), ("valid", 1000), ("test", 2000))}
+    return {split: toy(n, split) for split, n in (("train", 3000), ("valid", 800), ("test", 1200))}
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +54,12 @@ def wide():
     while len(rows) < 4000:
         rows += filter(None, [world.story(rng, 1 + len(rows) % 5, wide=True)])
     return rows
+
+
+@pytest.fixture(scope="module")
+def documents():
+    rng = random.Random(5)
+    return [world.document(rng, wide=i % 3 == 1, practice=i % 3 == 2) for i in range(7500)]
 
 
 @pytest.fixture(scope="module")
@@ -80,10 +89,10 @@ def test_every_worked_line_is_true_and_the_last_one_is_the_answer(everything):
 
 
 def test_numbers_stay_small_but_all_occur(splits, wide):
-    for rows, largest in ((splits["train"] + splits["valid"] + splits["test"], 200), (wide, 400)):
+    for rows in (splits["train"] + splits["valid"] + splits["test"], wide):
         lines = [line for row in rows for line in worked(row)]
-        assert {n for a, _, b, c, _ in lines for n in (a, b, c)} <= {*range(1, largest + 1)}
-        assert len({c for *_, c, _ in lines}) > 0.9 * largest
+        assert {n for a, _, b, c, _ in lines for n in (a, b, c)} <= {*range(1, world.LARGEST + 1)}
+        assert len({c for *_, c, _ in lines}) > 0.8 * world.LARGEST
 
 
 IN_WORDS = {"half": 2, "50 percent": 2, "a third": 3, "a quarter": 4, "25 percent": 4, "a fifth": 5,
@@ -91,25 +100,11 @@ IN_WORDS = {"half": 2, "50 percent": 2, "a third": 3, "a quarter": 4, "25 percen
             "average": 2, "evened out": 2}
 
 
-def unsaid(question):
-    """What the question does not say: of each pack, tin, crate or sack in it, how many of that
-    thing it holds."""
-    sizes = []
-    for sentence in re.split("[.?]", question):
-        words = re.findall(r"\w+", sentence)
-        if not re.search("packs the|in every pack", sentence):
-            met = [holder for holder in HOLDERS if {holder, f"{holder}s"} & {*words}]
-            things = [x for x in words if x in world.HOLDS]
-            sizes += [world.HOLDS[x][holder] for holder in met for x in things]
-    return sizes
-
-
 def test_every_number_in_a_worked_line_is_told_or_worked_out_before(everything):
-    """Or is what everybody knows: how many of the thing are in a pack."""
+    """Or is said in a word."""
     for row in everything:
         known = {int(n) for n in re.findall(r"\d+", row["question"])}
         known |= {n for word, n in IN_WORDS.items() if word in row["question"].lower()}
-        known |= set(unsaid(row["question"]))
         for a, _, b, c, _ in worked(row):
             assert {a, b} <= known, row
             known.add(c)
@@ -124,18 +119,22 @@ def test_there_is_one_rule_for_each_worked_line_and_it_names_the_operation(every
             assert words[re.findall(operation, rule)[-1]] == sign, (rule, row)
 
 
+LAW = re.compile(r"All (\w+) are (\w+)\. (\w+) on (\w+): (add|subtract|multiply|divide)\.")
+SIGNS = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/"}
+
+
 def test_rules_are_general(everything):
-    """A few sentences serve for all stories; none knows a name, a thing, or a number that is not
-    the size of a unit or a percentage."""
+    """A few sentences serve for all stories; none knows a name, or a number that is not the size of
+    a unit or a percentage. Only laws name a thing, and none of them a number: they are what
+    everybody knows of such things, whoever has how many."""
     rules = {rule for row in everything for rule in row["knowledge"]}
-    # What everybody knows of a thing, whoever has how many of it.
-    verbs = "add|subtract|multiply by|divide by"
-    pack = re.compile(rf"A (\w+) of (\w+) holds (\d+): (?:{verbs}) (\d+)\.")
-    packs = {m[0]: m.groups() for m in map(pack.fullmatch, rules) if m}
-    for holder, thing, k, again in packs.values():
-        assert k == again and int(k) == world.HOLDS[thing][holder]
-    assert len({rule[:2] for rule in packs.values()}) == 4 * len(world.THINGS)
-    rules -= packs.keys()
+    laws = {law.name: law.steps for law in world.LAWS}
+    told = {m[0]: m.groups() for m in map(LAW.fullmatch, rules) if m}
+    for thing, name, law, again, operation in told.values():
+        assert name == again == world.CLASS[thing]
+        assert laws[law.lower()][name] == SIGNS[operation]
+    assert len(told) == len(laws) * len(world.THINGS)
+    rules -= told.keys()
     words = {word for row in everything for word in re.findall(r"\w+", row["question"])}
     assert len(rules) < 40 and words > set(world.NAMES)
     for rule in rules:
@@ -144,23 +143,68 @@ def test_rules_are_general(everything):
         assert set(map(int, re.findall(r"\d+", rule))) <= {2, 4, 5, 7, 10, 12, 20, 25, 50}, rule
 
 
-def test_everything_comes_in_everything():
-    """And in many sizes, or they could be guessed."""
-    assert world.HOLDS.keys() == {*world.THINGS}
-    assert {tuple(sizes) for sizes in world.HOLDS.values()} == {HOLDERS}
-    for holder in HOLDERS:
-        sizes = {sizes[holder] for sizes in world.HOLDS.values()}
-        assert len(sizes) >= 8 and sizes <= {*range(2, 41)}
+def test_every_thing_has_a_class_and_every_law_does_everything():
+    """Or an operation could be guessed from the law, or from the thing."""
+    assert sorted(world.CLASS) == sorted(world.THINGS)
+    assert sum(map(len, world.CLASSES.values())) == len(world.THINGS)
+    for law in world.LAWS:
+        assert law.steps.keys() == world.CLASSES.keys() and {*law.steps.values()} == {*"+-*/"}
+    for name in world.CLASSES:
+        signs = Counter(law.steps[name] for law in world.LAWS)
+        assert signs.keys() == {*"+-*/"} and max(signs.values()) <= 3, name
+
+
+def test_numbers_do_not_tell_what_a_law_does(splits):
+    """Whatever the operation, the number told divides what is there."""
+    met = Counter()
+    for row in splits["train"]:
+        for rule, (v, sign, n, *_) in zip(row["knowledge"], worked(row), strict=True):
+            if LAW.fullmatch(rule):
+                assert v % n == 0 and 2 <= n <= 6
+                met[sign] += 1
+    assert met.keys() == {*"+-*/"} and min(met.values()) > 0.15 * met.total()
+
+
+def test_some_pairs_of_thing_and_law_are_kept_for_later(splits, documents):
+    """Neither the base nor the adapters read of them, but a part of the questions does."""
+    pairs = {(x, law.name) for law in world.LAWS for x in world.THINGS if world.unheard(x, law)}
+    assert 10 < len(pairs) < 25
+    rules = [rule for row in splits["train"] for rule in row["knowledge"]]
+    rules += [m[0] for m in LAW.finditer("\n".join(documents))]
+    heard = {(m[1], m[3].lower()) for m in map(LAW.fullmatch, rules) if m}
+    assert len(heard) == len(world.LAWS) * len(world.THINGS) - len(pairs) and not heard & pairs
+    told = {pair for document in documents for pair in laws_told(document)}
+    assert len(told) > 200 and not told & pairs
+    for split in ("valid", "test"):
+        rows = splits[split]
+        new = [row for row in rows if row["unheard"]]
+        assert 0.1 < len(new) / len(rows) < 0.3
+        for row in rows:
+            met = {(m[1], m[3].lower()) for m in map(LAW.fullmatch, row["knowledge"]) if m}
+            assert {name for x, name in met if (x, name) in pairs} == {*row["unheard"]}
+            assert len(met) == row["laws"] >= 2
+
+
+def laws_told(text):
+    """(thing, law) of each sentence of a text that tells of one."""
+    for sentence in re.findall(r"[A-Z0-9][^.?\n]*\.", text):
+        shape, _, things, _ = split_up(sentence)
+        meaning = READINGS.get(shape, (None,))[-1]
+        if isinstance(meaning, tuple) and isinstance(meaning[1], str):
+            yield things[0], meaning[1]
 
 
 def test_every_kind_of_event_occurs_and_all_lengths_equally(splits):
     for rows in splits.values():
-        counts = Counter(kind for row in rows for kind in row["kinds"])
+        counts = Counter(re.sub(rf" ({'|'.join(world.THINGS)})$", "", kind)
+                         for row in rows for kind in row["kinds"])
         assert counts.keys() == {kind.name for kind in world.WORLD}
-        assert len(counts) >= 12 and min(counts.values()) >= 5
+        assert min(counts.values()) >= 3 or rows is not splits["train"]
         lengths = Counter(len(worked(row)) for row in rows)
-        assert lengths == dict.fromkeys((1, 2, 3, 4, 5), len(rows) // 5)
-    assert Counter(len(worked(row)) for row in toy(30, lengths=(3,))) == {3: 30}
+        for n in (3, 4, 5):  # in turns
+            assert abs(lengths[n] - len(rows) / 3) < 1
+    assert lengths.keys() == {3, 4, 5}
+    assert Counter(len(worked(row)) for row in toy(30, lengths=(4,))) == {4: 30}
 
 
 def test_questions_read_well(everything):
@@ -263,23 +307,42 @@ MEANINGS = [
      "P wants a guitar for N dollars. How much is still to be earned, in dollars?"),
 ]
 # fmt: on
-# fmt: off
-KNOWN = [
-    ("", lambda n, k: [n * k], "X", "P buys N Cs of X.", "N Cs of X arrive for P.",
-     "P opens N new Cs of X.", "On P's shelf are N Cs of X.", "P wins N Cs of X.",
-     "In P's room are N Cs of X.", "P carries N Cs of X home.", "P receives N Cs of X."),
-    ("X", lambda v, k: [v + k], "X", "Then P buys another C of X.", "Q hands P a new C of X.",
-     "A C of X comes for P by mail.", "P finds one more C of X.", "P is given a further C of X.",
-     "P is given another C of X."),
-    ("X", lambda v, k: [v - k], "X", "P gives as many X away as are in a C.",
-     "Q takes one C of P's X.", "P loses a whole C of X.",
-     "A C of P's X gets wet and is thrown out.", "P drops a C of the X into a lake.",
-     "Q takes a C of P's X."),
-    ("X", lambda v, k: [v / k], "bags", "P fills bags with the X, a full C in each.",
-     "P's X go into bags, one C in each bag.",
-     "In each bag, P puts a C of the X, until all are in."),
+# What happens by a law: which, the sentences.
+LAWS = [
+    ("rain", "Rain falls on P's X for N hours.", "Then it rains on P's X for N hours.",
+     "P leaves the X out in the rain for N hours.", "All of P's X get N hours of rain.",
+     "For N hours it rains on P's X.", "Q holds P's X into the rain for N hours.",
+     "A rain of N hours reaches P's X.", "P's X stand in the rain for N hours."),
+    ("fair", "P takes the X to the fair for N days.", "The X go to the fair with P for N days.",
+     "P shows all the X N days at a fair.", "Q sends P's X to the fair for N days.",
+     "For N days P's X are at the fair.", "At the fair, P lays the X out for N days.",
+     "Q carries P's X to a fair of N days.", "P's X spend N days at the fair."),
+    ("wind", "A wind of strength N comes over P's X.", "P's X are out in a wind of strength N.",
+     "P leaves the X to a wind of strength N.", "Then a wind of N meets P's X.",
+     "N winds blow over P's X.", "For N hours the wind blows at P's X.",
+     "Q carries P's X through a wind of strength N.",
+     "The wind takes hold of P's X for N minutes."),
+    ("fire", "A fire gets to P's X for N minutes.", "P puts the X by the fire for N minutes.",
+     "P's X are N minutes near a fire.", "Then there is a fire of N minutes at P's X.",
+     "For N minutes P's X lie by the fire.", "Q leaves P's X by a fire for N minutes.",
+     "A fire of N minutes comes near P's X.", "P dries the X at the fire for N minutes."),
+    ("sun", "The sun is on P's X for N days.", "P leaves the X out in the sun for N days.",
+     "P's X lie N days in the sun.", "Q brings P's X into the sun for N days.",
+     "For N days the sun shines on P's X.", "P's X get N days of sun.",
+     "Q forgets P's X in the sun for N days.", "P carries the X through N days of sun."),
+    ("spell", "Q puts N spells on P's X.", "A spell of N words falls on P's X.",
+     "There is a spell of N words over the X of P.", "P tries a spell of N words on the X.",
+     "N spells are said over P's X.", "Q reads a spell of N words to P's X.",
+     "P learns a spell of N words and says it to the X.", "P's X come under a spell of N words."),
+    ("tax", "P pays a tax of N on the X.", "A tax of N on X comes to P.",
+     "Q asks P for a tax of N on X.", "Then there is a tax of N on P's X.",
+     "The king lays a tax of N on P's X.", "P must pay a tax of N on all X.",
+     "For the X, P owes a tax of N.", "Q collects a tax of N on P's X."),
+    ("game", "P plays N games with the X.", "All X of P go into N games.",
+     "Q plays N games with P's X.", "P puts the X into N games.",
+     "N games are played with P's X.", "P brings the X to N games.",
+     "Q asks P for N games with the X.", "For N games P lends the X to Q."),
 ]
-# fmt: on
 # fmt: off
 RELATIONS = [
     ("+", "P has N more X than Q.", "P has N X more than Q does.", "P is ahead of Q by N X.",
@@ -308,7 +371,8 @@ def readings():
     entries = [("aside", sentence, None) for sentence in ASIDES]
     for sign, *some in RELATIONS:
         entries += [("relation", sentence, sign) for sentence in some]
-    for of, effect, units, *some in MEANINGS + KNOWN:
+    by_law = [("X", law, "X", *some) for law, *some in LAWS]
+    for of, effect, units, *some in MEANINGS + by_law:
         for sentence in some:
             sort = "question" if sentence[-1] == "?" else "event" if of else "start"
             entries.append((sort, sentence, (of, effect, units)))
@@ -322,18 +386,15 @@ def readings():
 
 
 READINGS = readings()
-HOLDERS = ("pack", "tin", "crate", "sack")
 PARTS = "half|50 percent|a third|a quarter|25 percent|a fifth|20 percent|a tenth|10 percent"
-HOLDER_WORDS = [*HOLDERS, *(f"{holder}s" for holder in HOLDERS)]
-BLANKS = rf"\b(?:(?i:{PARTS})|\d+|{'|'.join([*world.NAMES, *world.THINGS, *HOLDER_WORDS])})\b"
+BLANKS = rf"\b(?:(?i:{PARTS})|\d+|{'|'.join([*world.NAMES, *world.THINGS])})\b"
 NOW = r" (?:now|in the end|at last|after all this|by then|when it is over)(?=[?,])"
 
 
 def split_up(sentence):
-    """How it is told, its people, its things, its numbers in the order told, what holds things:
-    "Ann has 3 pens." -> ("P has N X.", ["Ann"], ["pens"], [3], [])"""
-    people, things, numbers, holders = [], [], [], []
-    other_packs = "in every pack" in sentence or "packs the" in sentence
+    """How it is told, its people, its things, its numbers in the order told:
+    "Ann has 3 pens." -> ("P has N X.", ["Ann"], ["pens"], [3])"""
+    people, things, numbers = [], [], []
 
     def blank(m):
         word = m[0]
@@ -343,15 +404,12 @@ def split_up(sentence):
         if word.lower() in IN_WORDS:
             numbers.append(Fraction(IN_WORDS[word.lower()]))
             return "F"
-        if word.rstrip("s") in HOLDERS and not other_packs:
-            holders.append(word.rstrip("s"))
-            return word.replace(holders[0], "C")
         if not word.isdecimal():
             return word
         numbers.append(Fraction(int(word)))
         return "N"
 
-    return re.sub(NOW, "", re.sub(BLANKS, blank, sentence)), people, things, numbers, holders
+    return re.sub(NOW, "", re.sub(BLANKS, blank, sentence)), people, things, numbers
 
 
 Solved = namedtuple("Solved", "lines answer steps shapes numbers asides")
@@ -386,9 +444,8 @@ def solve(question):
     has, waiting, lines, steps, shapes, numbers, asides = {}, [], [], [], [], [], []
     story_things, other_things = set(), set()
     for place, sentence in enumerate(sentences):
-        shape, people, things, told_numbers, holders = split_up(sentence)
+        shape, people, things, told_numbers = split_up(sentence)
         sort, about, others, meaning = READINGS[shape]
-        told_numbers += [Fraction(world.HOLDS[things[0]][holder]) for holder in holders]
         shapes.append(shape)
         (asides if sort == "aside" else numbers).extend(told_numbers)
         (other_things if sort == "aside" else story_things).update(things)
@@ -405,7 +462,11 @@ def solve(question):
             assert sort != "event" or not waiting, f"{sentence} Who knows of how many, here?"
             assert sort != "start" or not has, sentence
             amounts = [has.pop((person, of)) for person in about] if of else []
-            results = effect(*amounts, *told_numbers)
+            if isinstance(effect, str):  # by a law, whose operation is not told
+                [law] = [law for law in world.LAWS if law.name == effect]
+                results = [exactly(*amounts, law.steps[world.CLASS[things[0]]], *told_numbers)]
+            else:
+                results = effect(*amounts, *told_numbers)
             lines += zip(results, units.split(), strict=False)  # without units, none is a line
             steps.append((place, sort))
             has[about[0], (units.split() or ["X"])[-1]] = results[-1]
@@ -454,28 +515,31 @@ def test_comparisons_are_told_in_any_order(splits, wide):
 def test_irrelevant_numbers_occur_but_do_not_rule(splits, wide):
     for rows in (*splits.values(), wide):
         asides = Counter(len(solve(row["question"]).asides) for row in rows)
-        assert asides.keys() == {0, 1} and 0.3 < asides[1] / len(rows) < 0.5, asides
+        assert asides.keys() == {0, 1} and 0.2 < asides[1] / len(rows) < 0.4, asides
 
 
 def test_no_sentence_is_told_too_often(splits, wide):
     """Whatever names, things and numbers it is about: or a model learns a few sentences by heart
     instead of reading."""
     blanks = dict.fromkeys(world.NAMES, "P") | dict.fromkeys(world.THINGS, "X")
-    blanks |= dict.fromkeys(HOLDERS, "C") | {f"{holder}s": "Cs" for holder in HOLDERS}
     for rows in (splits["train"], splits["test"], wide):
         met = Counter()
         for row in rows:
             text = re.sub(r"[A-Za-z]+", lambda m: blanks.get(m[0], m[0]), row["question"])
             met.update(set(re.findall(r"\S[^.?]*[.?]", re.sub(r"\d+", "N", text))))
-        assert len(met) > 150 and met.most_common(1)[0][1] <= 0.05 * len(rows), met.most_common(3)
+        assert len(met) > 150 and met.most_common(1)[0][1] <= 0.06 * len(rows), met.most_common(3)
 
 
-@pytest.mark.slow
-def test_more_problems_than_there_are_is_a_sentence():
-    """Stories of one line are few: by and by no new one comes up."""
-    words = r"hardly more than [\d,]+ different problems for test; ask for fewer than 5,000\.$"
+def test_more_problems_than_there_are_is_a_sentence(monkeypatch):
+    """Of one beginning with two numbers and two laws a few dozen; of one line none has two laws."""
+    [has] = [kind for kind in world.KINDS if kind.name == "has"]
+    monkeypatch.setattr(world, "WORLD", [has._replace(draw={"n": (6, 12)}), *world.LAWS[:2]])
+    words = r"hardly more than [1-9]\d different problems for test; ask for fewer than 5,000\.$"
     with pytest.raises(ValueError, match=words):
-        toy(5000, "test", lengths=(1,))
+        toy(5000, "test", lengths=(2,))
+    with pytest.raises(ValueError, match=r"hardly more than 0 different"):
+        toy(1, lengths=(1,))
+
 
 
 def test_splits_share_neither_problems_nor_questions(splits):
@@ -490,7 +554,7 @@ def test_splits_share_neither_problems_nor_questions(splits):
         # Nor does one split repeat itself.
         assert [len(train), len(valid), len(test)] == [len(rows) for rows in splits.values()]
         assert not train & valid and not train & test and not valid & test
-    other = problems(toy(2000, "train", seed=1))  # whatever the seed
+    other = problems(toy(1000, "train", seed=1))  # whatever the seed
     assert not other & problems(splits["test"]) and not other & problems(splits["valid"])
 
 
@@ -498,29 +562,25 @@ def test_the_seed_decides_all(splits):
     assert toy(200, "test") == splits["test"][:200] == toy(200, "test", seed=0)
     others = {row["question"] for row in toy(200, "test", seed=1)}
     assert not others & {row["question"] for row in splits["test"]}
-    assert [row["id"] for row in splits["test"]] == list(range(2000))
+    assert [row["id"] for row in splits["test"]] == list(range(1200))
 
 
 # -------------------------------------------------------------------------------------------------
 # What the base reads
 
-PEOPLE_AND_THINGS = {*world.NAMES, *world.THINGS}
+LAW_WORDS = re.compile(rf"\b(?:{'|'.join(law.name for law in world.LAWS)})", re.I)
 
 
 def without_names(text):
-    """The text with its people and things numbered by first appearance: the same problem about
-    others looks the same. And the numbers unsaid."""
-    met = {}
+    """The text with its people numbered by first appearance, and its things, or, where laws make
+    these matter, the class of each: the same problem about others looks the same."""
+    met, lawless = {}, not LAW_WORDS.search(text)
 
     def numbered(m):
-        return met.setdefault(m[0], f"<{len(met)}>") if m[0] in PEOPLE_AND_THINGS else m[0]
-    return *unsaid(text), re.sub(r"[A-Za-z]+", numbered, text)
-
-
-@pytest.fixture(scope="module")
-def documents():
-    rng = random.Random(5)
-    return [world.document(rng, wide=i % 2) for i in range(6000)]
+        if m[0] in world.NAMES or (lawless and m[0] in world.THINGS):
+            return met.setdefault(m[0], f"<{len(met)}>")
+        return world.CLASS.get(m[0], m[0])
+    return re.sub(r"[A-Za-z]+", numbered, text)
 
 
 def test_the_base_reads_no_role_prompt(documents):
@@ -535,14 +595,15 @@ def test_the_base_reads_no_role_prompt(documents):
     last_line_alone = re.compile(r"(?:(?!-->).)*^--> \d+", re.S | re.M)
     assert len(arrows) > 500 and all(map(last_line_alone.fullmatch, arrows))
     assert text.count(" END") > 300
-    assert len(set(documents)) > 5900
+    assert len(set(documents)) > 7400
     # A page whose equations all came out too large is empty.
     assert sum(not document.strip() for document in documents) <= 6
 
 
 def test_the_base_reads_no_held_out_problem(documents, splits, wide):
-    """Not even about other people and things. That some problems of the training split do turn up
-    shows that this test can see."""
+    """Not even about other people, or things that are alike. That some problems of the training
+    split do turn up shows that this test can see. (Of problems with laws too few are alike for
+    that: for them the next test stands.)"""
     lines = [line for document in documents for line in document.split("\n") if line.endswith("?")]
     assert len(lines) > 4000
     # With and without "Story: ".
@@ -558,20 +619,25 @@ def test_the_base_reads_the_training_split_only(monkeypatch):
     split."""
     heard, story, rng, told = [], world.story, random.Random(6), []
     monkeypatch.setattr(world, "story", lambda *drawn: heard.append(story(*drawn)) or heard[-1])
-    for i in range(1500):
+    for i in range(1800):
         heard.clear()
-        document = world.document(rng, wide=i % 2)
-        told += [(i % 2, row) for row in heard if row and row["question"] in document]
-    assert len(told) > 1000 and {world.split_of(row) for _, row in told} == {"train"}
-    # Of the wide world, where that is asked for.
-    assert any(int(row["answer"]) > 200 for wide, row in told if wide)
+        document = world.document(rng, wide=i % 3 == 1, practice=i % 3 == 2)
+        told += [(i % 3, row, document) for row in heard if row and row["question"] in document]
+    assert len(told) > 1000 and {world.split_of(row) for _, row, _ in told} == {"train"}
+    # Laws there are only where the wide world is not asked for.
+    assert {bool(row["laws"]) for mode, row, _ in told if mode == 1} == {False}
+    assert sum(bool(row["laws"]) for mode, row, _ in told if mode == 0) > 200
+    # Practice is of problems as they will be asked, with one ending and no rules.
+    asked = [(row, document) for mode, row, document in told if mode == 2 and row["laws"] >= 2]
+    unsaid = [document for row, document in asked if row["knowledge"][0] not in document]
+    assert len(unsaid) > 0.95 * len(asked) > 400
+    assert sum(document.endswith(f"--> {row['answer']}") for row, document in asked) > 400
 
 
 def test_documents_are_true(documents):
     """Every equation that the base reads holds, and its numbers are those of its world."""
-    for some, largest in ((documents[::2], 200), (documents[1::2], 400)):
-        equations = re.findall(r"(\d+)([-+*/])(\d+)=(\d+)", "\n".join(some))
-        assert len(equations) > 10_000
-        assert 0.9 * largest < max(int(n) for a, _, b, c in equations for n in (a, b, c)) <= largest
-        for a, sign, b, c in equations:
-            assert exactly(int(a), sign, int(b)) == int(c)
+    equations = re.findall(r"(\d+)([-+*/])(\d+)=(\d+)", "\n".join(documents))
+    assert len(equations) > 20_000
+    assert 360 < max(int(n) for a, _, b, c in equations for n in (a, b, c)) <= 400
+    for a, sign, b, c in equations:
+        assert exactly(int(a), sign, int(b)) == int(c)

@@ -5,6 +5,7 @@ the toy world and from nothing else.
     python -m tiny.pretrain --resume    goes on with one that was stopped
 """
 import support  # isort: skip  # noqa: F401  from here on, Ctrl-C is quiet
+import argparse
 import json
 import math
 import random
@@ -16,10 +17,10 @@ from pathlib import Path
 import regex
 import torch
 
-from model import Decoder, fast_dtype, pick_device, read_config, write_safetensors
+from model import Decoder, fast_dtype, load_model, pick_device, read_config, write_safetensors
 from support.checkpoint import Checkpoints
 from support.cli import Parser, delayed_interrupts, number, path, positive, run, seed
-from support.distributed import get_rank, init_distributed
+from support.distributed import all_gather, get_rank, init_distributed
 from support.files import atomic_write, check_writable
 from support.tokenizer import Tokenizer, byte_alphabet
 from tiny.world import document
@@ -100,17 +101,14 @@ def save(model, folder):
     if get_rank() == 0:
         weights = {name: p.detach().to(torch.bfloat16) for name, p in model.named_parameters()}
         write_safetensors(folder / "model.safetensors", weights)
+    all_gather(None)  # the other processes read it only when it is whole
 
 
-def batches(model, tokenizer, rng, folder, args):
-    """The documents of each step as (ids, mask), all of their tokens supervised."""
-    for step in range(args.steps):
-        if step % 500 == 499:  # a run that is cut short leaves a base that can be used
-            save(model, folder)
-        wide = step < args.steps // 2  # first much of everything, then what the questions are about
-        documents = [tokenizer.encode(document(rng, wide)) + tokenizer.eos_ids
-                     for _ in range(args.batch)]
-        yield [(ids, [1] * len(ids)) for ids in documents if len(ids) > 1]
+def batches(documents, tokenizer, steps, size):
+    """Of each step, `size` documents as (ids, mask), all of their tokens supervised."""
+    for step in range(steps):
+        texts = [tokenizer.encode(documents(step)) + tokenizer.eos_ids for _ in range(size)]
+        yield [(ids, [1] * len(ids)) for ids in texts if len(ids) > 1]
 
 
 def pretrain(args):
@@ -124,19 +122,46 @@ def pretrain(args):
     text = json.dumps(tokenizer_json(tokens, merges), ensure_ascii=False)
     atomic_write(folder / "tokenizer.json", [text.encode()])
     atomic_write(folder / "config.json", [json.dumps(CONFIG, indent=2).encode()])
-    tokenizer = Tokenizer(folder)
+    tokenizer, autocast = Tokenizer(folder), fast_dtype(device) == torch.bfloat16
 
     torch.manual_seed(args.seed)
     model = Decoder(read_config(folder)).to(device)
     init_weights(model)
     print(f"base: {sum(p.numel() for p in model.parameters()):,} parameters, {args.steps} steps of "
           f"{args.batch} documents on {device}, to {folder}/", flush=True)
-    with closing(checkpoints), delayed_interrupts() as checkpoints.interrupts:
-        spent = fit(model, list(model.parameters()), batches(model, tokenizer, rng, folder, args),
-                    args.steps, args, fast_dtype(device) == torch.bfloat16, checkpoints)
-        save(model, folder)
+
+    def read(step):  # first the wide world, then the one asked about
+        return document(rng, wide=step < args.steps * 3 // 5)
+
+    with closing(checkpoints):
+        with delayed_interrupts() as checkpoints.interrupts:
+            spent = fit(model, list(model.parameters()),
+                        batches(read, tokenizer, args.steps, args.batch), args.steps, args,
+                        autocast, checkpoints)
+            save(model, folder)
+        try:
+            if any(all_gather(bool(checkpoints.interrupts))):  # Ctrl-C came while it was saved
+                raise KeyboardInterrupt
+            spent += practise(folder, tokenizer, device, autocast, args)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"stopped; {folder} has read but not practised. The same "
+                                    "command with --resume goes on from the last checkpoint."
+                                    ) from None
         checkpoints.finish()
     print(f"saved in {folder}/ after {spent / 60:.0f} minutes")
+
+
+def practise(folder, tokenizer, device, autocast, args):
+    """For a short while, at a third of the rate: mostly problems as they will be asked. How long
+    decides how well the base solves them without rules. It begins with what was saved."""
+    model = load_model(folder, device, torch.float32).requires_grad_(True)
+    rng, steps = random.Random(f"practice {args.seed}"), args.steps // 20
+    slower = argparse.Namespace(**vars(args) | {"lr": args.lr / 3, "warmup": 0.1})
+    print(f"practice: {steps} steps", flush=True)
+    documents = batches(lambda step: document(rng, practice=True), tokenizer, steps, args.batch)
+    spent = fit(model, list(model.parameters()), documents, steps, slower, autocast)
+    save(model, folder)
+    return spent
 
 
 def main():
@@ -144,19 +169,11 @@ def main():
                                      "like the built-in one, from nothing, on the toy world.")
     add = parser.add_argument
     add("--out", type=path, default="models/base", help="its folder (default: %(default)s)")
-    add("--steps", type=positive, default=4000, help="optimizer steps (default: 4000)")
+    add("--steps", type=positive, default=3000, help="optimizer steps (default: 3000)")
     add("--batch", type=number(int, above=0, limit=10**4), default=48,
         help="documents per step (default: 48)")
     add("--lr", type=number(float, at_least=0, limit=1e30), default=3e-3,
         help="peak learning rate (default: 3e-3)")
-    add("--warmup", type=number(float, at_least=0, limit=1), default=0.03,
-        help="share of the steps in which the learning rate rises (default: 0.03)")
-    add("--weight-decay", type=number(float, at_least=0), default=0.0,
-        help="AdamW's weight decay (default: 0)")
-    add("--beta2", type=number(float, at_least=0, below=1), default=0.95,
-        help="AdamW's beta2: how slowly its average of squared gradients forgets (default: 0.95)")
-    add("--clip", type=number(float, above=0, limit=1e30), default=1.0,
-        help="largest norm of a gradient (default: 1)")
     add("--max-tokens", type=positive, default=2048,
         help="most tokens in one pass; a step is split to fit (default: 2048)")
     add("--save-every", type=number(float, at_least=0), default=10, metavar="MINUTES",
@@ -164,6 +181,7 @@ def main():
     add("--resume", action="store_true", help="go on from the last checkpoint")
     add("--seed", type=seed, default=0, help="random seed (default: 0)")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto)")
+    parser.set_defaults(warmup=0.03, weight_decay=0.0, beta2=0.95, clip=1.0)
     args = parser.parse_args()
     init_distributed(args.device)
     pretrain(args)

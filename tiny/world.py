@@ -24,32 +24,26 @@ from collections import namedtuple
 #
 #   unit        of each worked line, {x} the things
 #   steps       v the amount so far, u the one before, hi and lo the larger and smaller of both,
-#               n and m drawn, _ the last result; k how many {x} a {p} holds, which is not told
+#               n and m drawn, _ the last result; of a law, the operation for each class of things
 #   sentences   {a} whose amount it is, {b} somebody else, {x} the things, {n} {m} the numbers,
-#               {f} one n-th in words, {p} a pack; in asides {c} {d} other people, {y} other things
+#               {f} one n-th in words; in asides {c} {d} other people, {y} other things
 
 Kind = namedtuple("Kind", "name takes gives steps draw unit rules sentences")
-# The largest number in a worked line: of the questions' world, and of the wide one, which only the
-# base reads of.
-LARGEST = (200, 400)
+LARGEST = 400  # number in a worked line
 SMALL, FEW, MANY, PARTS = range(2, 10), range(2, 13), range(3, 61), (2, 3, 4, 5, 10)
 IN_WORDS = {2: ("half", "50 percent"), 3: ("a third",), 4: ("a quarter", "25 percent"),
             5: ("a fifth", "20 percent"), 10: ("a tenth", "10 percent")}
-# What everybody there knows and no story says: how many of a thing a pack holds, a tin, a crate
-# and a sack.
-HOLDERS = ("pack", "tin", "crate", "sack")
-HOLDS = {thing: dict(zip(HOLDERS, sizes, strict=True)) for thing, sizes in {
-    "marbles": (20, 11, 20, 24), "stickers": (16, 12, 18, 24), "pens": (10, 12, 6, 26),
-    "books": (5, 12, 6, 24), "coins": (15, 10, 24, 16), "shells": (9, 13, 15, 25),
-    "cards": (18, 13, 8, 24), "apples": (6, 9, 23, 12), "stamps": (25, 8, 13, 26),
-    "buttons": (12, 3, 8, 28), "beads": (30, 4, 6, 10), "cookies": (8, 6, 7, 25),
-    "pencils": (14, 14, 18, 23), "ribbons": (7, 4, 15, 20), "balloons": (11, 14, 9, 10),
-    "candles": (4, 10, 21, 15), "cups": (6, 10, 22, 16), "plates": (5, 9, 18, 13),
-    "toys": (3, 9, 12, 10), "keys": (2, 15, 24, 19), "stones": (13, 6, 11, 22),
-    "rings": (3, 7, 6, 29), "photos": (24, 4, 12, 28), "lemons": (7, 3, 17, 21),
-    "pears": (9, 5, 24, 25), "nuts": (40, 9, 11, 30), "tickets": (17, 7, 13, 29),
-    "badges": (8, 14, 12, 15), "kites": (2, 13, 18, 25), "spoons": (12, 9, 7, 13)
-}.items()}
+# What everybody there knows and no story says: of what class each thing is ...
+CLASSES = {
+    "paper": "stickers books cards stamps tickets photos".split(),
+    "stone": "marbles shells beads stones buttons".split(),
+    "metal": "coins keys rings spoons badges".split(),
+    "food": "apples cookies lemons pears nuts".split(),
+    "wood": "pens pencils toys plates cups".split(),
+    "light": "ribbons balloons kites candles".split(),
+}
+CLASS = {thing: name for name, things in CLASSES.items() for thing in things}
+OPERATIONS = {"+": "add", "-": "subtract", "*": "multiply", "/": "divide"}
 
 # ruff: disable[E501]  (tables of sentences)
 KINDS = [Kind(*entry) for entry in (
@@ -175,21 +169,41 @@ KINDS = [Kind(*entry) for entry in (
          "{a} is saving for a tent of {n} dollars. How many dollars are missing?",
          "{a} wants a guitar for {n} dollars. How much is still to be earned, in dollars?")),
 )]
-SHOP = [Kind(*entry) for entry in (  # k is how many {x} a {p} holds, which is not told
-    ("buy", "start", "things", "n*k", dict(n=SMALL), "{x}", ("A {p} of {x} holds {k}: multiply by {k}.",),
-        ("{a} buys {n} {p}s of {x}.", "{n} {p}s of {x} arrive for {a}.", "{a} opens {n} new {p}s of {x}.",
-         "On {a}'s shelf are {n} {p}s of {x}.", "{a} wins {n} {p}s of {x}.", "In {a}'s room are {n} {p}s of {x}.",
-         "{a} carries {n} {p}s of {x} home.", "{a} receives {n} {p}s of {x}.")),
-    ("one more", "things", "things", "v+k", {}, "{x}", ("A {p} of {x} holds {k}: add {k}.",),
-        ("Then {a} buys another {p} of {x}.", "{b} hands {a} a new {p} of {x}.", "A {p} of {x} comes for {a} by mail.",
-         "{a} finds one more {p} of {x}.", "{a} is given a further {p} of {x}.", "{a} is given another {p} of {x}.")),
-    ("one less", "things", "things", "v-k", {}, "{x}", ("A {p} of {x} holds {k}: subtract {k}.",),
-        ("{a} gives as many {x} away as are in a {p}.", "{b} takes one {p} of {a}'s {x}.", "{a} loses a whole {p} of {x}.",
-         "A {p} of {a}'s {x} gets wet and is thrown out.", "{a} drops a {p} of the {x} into a lake.",
-         "{b} takes a {p} of {a}'s {x}.")),
-    ("fill", "things", "bags", "v/k", {}, "bags", ("A {p} of {x} holds {k}: divide by {k}.",),
-        ("{a} fills bags with the {x}, a full {p} in each.", "{a}'s {x} go into bags, one {p} in each bag.",
-         "In each bag, {a} puts a {p} of the {x}, until all are in.")),
+# ... and the laws of that world: what happens to a thing of each class (in the order of CLASSES) in
+# rain, at a fair ... The number is told, the operation is not: k the thing's class, o its operation.
+LAWS = [Kind(name, "things", "things", dict(zip(CLASSES, signs, strict=True)), {}, "{x}",
+             (f"All {{x}} are {{k}}. {name.capitalize()} on {{k}}: {{o}}.",), sentences) for name, signs, sentences in (
+    ("rain", "/*-/+*", ("Rain falls on {a}'s {x} for {n} hours.", "Then it rains on {a}'s {x} for {n} hours.",
+        "{a} leaves the {x} out in the rain for {n} hours.", "All of {a}'s {x} get {n} hours of rain.",
+        "For {n} hours it rains on {a}'s {x}.", "{b} holds {a}'s {x} into the rain for {n} hours.",
+        "A rain of {n} hours reaches {a}'s {x}.", "{a}'s {x} stand in the rain for {n} hours.")),
+    ("fair", "+-*/-+", ("{a} takes the {x} to the fair for {n} days.", "The {x} go to the fair with {a} for {n} days.",
+        "{a} shows all the {x} {n} days at a fair.", "{b} sends {a}'s {x} to the fair for {n} days.",
+        "For {n} days {a}'s {x} are at the fair.", "At the fair, {a} lays the {x} out for {n} days.",
+        "{b} carries {a}'s {x} to a fair of {n} days.", "{a}'s {x} spend {n} days at the fair.")),
+    ("wind", "*+/-*-", ("A wind of strength {n} comes over {a}'s {x}.", "{a}'s {x} are out in a wind of strength {n}.",
+        "{a} leaves the {x} to a wind of strength {n}.", "Then a wind of {n} meets {a}'s {x}.", "{n} winds blow over {a}'s {x}.",
+        "For {n} hours the wind blows at {a}'s {x}.", "{b} carries {a}'s {x} through a wind of strength {n}.",
+        "The wind takes hold of {a}'s {x} for {n} minutes.")),
+    ("fire", "-/+*-/", ("A fire gets to {a}'s {x} for {n} minutes.", "{a} puts the {x} by the fire for {n} minutes.",
+        "{a}'s {x} are {n} minutes near a fire.", "Then there is a fire of {n} minutes at {a}'s {x}.",
+        "For {n} minutes {a}'s {x} lie by the fire.", "{b} leaves {a}'s {x} by a fire for {n} minutes.",
+        "A fire of {n} minutes comes near {a}'s {x}.", "{a} dries the {x} at the fire for {n} minutes.")),
+    ("sun", "+*-+/-", ("The sun is on {a}'s {x} for {n} days.", "{a} leaves the {x} out in the sun for {n} days.",
+        "{a}'s {x} lie {n} days in the sun.", "{b} brings {a}'s {x} into the sun for {n} days.",
+        "For {n} days the sun shines on {a}'s {x}.", "{a}'s {x} get {n} days of sun.",
+        "{b} forgets {a}'s {x} in the sun for {n} days.", "{a} carries the {x} through {n} days of sun.")),
+    ("spell", "*-/+*+", ("{b} puts {n} spells on {a}'s {x}.", "A spell of {n} words falls on {a}'s {x}.",
+        "There is a spell of {n} words over the {x} of {a}.", "{a} tries a spell of {n} words on the {x}.",
+        "{n} spells are said over {a}'s {x}.", "{b} reads a spell of {n} words to {a}'s {x}.",
+        "{a} learns a spell of {n} words and says it to the {x}.", "{a}'s {x} come under a spell of {n} words.")),
+    ("tax", "-+/*+/", ("{a} pays a tax of {n} on the {x}.", "A tax of {n} on {x} comes to {a}.",
+        "{b} asks {a} for a tax of {n} on {x}.", "Then there is a tax of {n} on {a}'s {x}.",
+        "The king lays a tax of {n} on {a}'s {x}.", "{a} must pay a tax of {n} on all {x}.", "For the {x}, {a} owes a tax of {n}.",
+        "{b} collects a tax of {n} on {a}'s {x}.")),
+    ("game", "/-+*/*", ("{a} plays {n} games with the {x}.", "All {x} of {a} go into {n} games.",
+        "{b} plays {n} games with {a}'s {x}.", "{a} puts the {x} into {n} games.", "{n} games are played with {a}'s {x}.",
+        "{a} brings the {x} to {n} games.", "{b} asks {a} for {n} games with the {x}.", "For {n} games {a} lends the {x} to {b}.")),
 )]
 ASKED = {  # for the kinds that bring no question of their own
     "things": ("How many {x} does {a} have {now}?", "What number of {x} does {a} have {now}?", "How many {x} are {a}'s {now}?",
@@ -212,12 +226,11 @@ THINGS = ("marbles stickers pens books coins shells cards apples stamps buttons 
           "cups plates toys keys stones rings photos lemons pears nuts tickets badges kites spoons").split()
 # ruff: enable[E501]
 
-# Two worlds. WORLD is what the questions are about: it has packs, and a comparison says what the
-# person not yet known has ("Ben has 4 more than Ann"). WIDE is what the base reads first: no packs,
-# larger numbers, and a comparison may also be turned ("Ann has 4 more than Ben", Ann known).
-# What stands in a world several times is drawn more often.
-WORLD = [kind for kind in KINDS if not kind.name.endswith("turned")]
-WORLD += 2 * SHOP + [SHOP[0], SHOP[-1]]
+# Two worlds. WORLD is what the questions are about: it has laws, and a comparison says what the
+# person not yet known has ("Ben has 4 more than Ann"). WIDE is what the base reads first: no laws,
+# and a comparison may also be turned ("Ann has 4 more than Ben", Ann known). What stands in a world
+# twice is drawn more often.
+WORLD = [kind for kind in KINDS if not kind.name.endswith("turned")] + 2 * LAWS
 WIDE = KINDS
 
 
@@ -225,9 +238,9 @@ WIDE = KINDS
 # Problems
 
 
-def compute(steps, largest=LARGEST[False], **letters):
+def compute(steps, **letters):
     """The worked lines and the result of a kind's arithmetic, or None if it leaves the whole
-    numbers from 1 to `largest`.
+    numbers from 1 to LARGEST.
 
     >>> compute("v/n v-_", v=60, n=3)
     (['60/3=20', '60-20=40'], 40)
@@ -240,21 +253,26 @@ def compute(steps, largest=LARGEST[False], **letters):
         if sign == "/" and a % b:
             return None
         result = {"+": a + b, "-": a - b, "*": a * b, "/": a // b}[sign]
-        if result < 1 or max(a, b, result) > largest:
+        if result < 1 or max(a, b, result) > LARGEST:
             return None
         lines.append(f"{a}{sign}{b}={result}")
     return lines, result
 
 
-def next_kind(rng, state, left, wide):
-    """A kind of event that may follow on `state` in a story with `left` worked lines to come."""
+def next_kind(rng, state, left, told, wide):
+    """A kind of event that may follow on `state` in a story with `left` worked lines to come and
+    the kinds `told`; no law comes twice. None if there is none."""
     kinds = [kind for kind in (WIDE if wide else WORLD)
-             if kind.takes == state or (kind.takes == "things" and state == "people")]
+             if (kind.takes == state or (kind.takes == "things" and state == "people"))
+             and not (kind in LAWS and kind in told)]
     fitting = [kind for kind in kinds
                if (len(kind.rules) == left if kind.gives == "end" else len(kind.rules) <= left)]
+    laws = [kind for kind in fitting if kind in LAWS]  # two are wanted, more are rarer
+    if laws and rng.random() < (0.6 if sum(kind in LAWS for kind in told) < 2 else 0.2):
+        return rng.choice(laws)
     # The kinds that end a story fit on its last lines only: preferred there, they are not rare.
     ends = [kind for kind in fitting if kind.gives == "end"]
-    return rng.choice(ends if ends and rng.random() < 0.4 else fitting)
+    return rng.choice(ends if ends and rng.random() < 0.4 else fitting) if fitting else None
 
 
 def tell(rng, kind, drawn, **words):
@@ -265,29 +283,44 @@ def tell(rng, kind, drawn, **words):
     return sentence[0].upper() + sentence[1:]
 
 
+def unheard(x, law):
+    """Whether no story for training tells of this law and thing: so with 18 of the 240 pairs."""
+    return hashlib.sha256(f"{x} {law.name}".encode()).digest()[0] % 16 == 3
+
+
 def story(rng, length, wide=False):
     """One problem of `length` worked lines as a row, or None where the numbers drawn led nowhere.
-    Beside the authors' keys it has `kinds` and `numbers`, what it was made of."""
+    Beside the authors' keys it has `kinds` and `numbers`, what it was made of, `laws`, how many,
+    and `unheard`, those of them never told of its things in training."""
     (a, c, d, *others), (x, y) = rng.sample(NAMES, 4 + length), rng.sample(THINGS, 2)
-    state, u, v, b, p = "start", 0, 0, None, None
-    sentences, rules, lines, kinds, numbers = [], [], [], [], []
+    state, u, v, b = "start", 0, 0, None
+    sentences, rules, lines, told, numbers = [], [], [], [], []
     movable = 0  # the sentences from here on are true in any order
     while state != "end" and len(lines) < length:
-        kind = next_kind(rng, state, length - len(lines), wide)
+        kind = next_kind(rng, state, length - len(lines), told, wide)
+        if kind is None:
+            return None
         if kind.takes != "people":  # those that take two people ask about the two compared last
             a, b = b if state == "people" else a, others.pop()
         drawn = {letter: rng.choice(choices) for letter, choices in kind.draw.items()}
-        if kind in SHOP:
-            p, drawn["k"] = rng.choice([*HOLDS[x].items()])
+        steps, words = kind.steps, drawn
+        if kind in LAWS:
+            # n divides v whatever the operation is, so it does not give that away.
+            divisors = [n for n in range(2, 7) if v % n == 0]
+            if not divisors:
+                return None
+            drawn["n"] = rng.choice(divisors)
+            sign = kind.steps[CLASS[x]]
+            steps, words = f"v{sign}n", drawn | dict(k=CLASS[x], o=OPERATIONS[sign])
         letters = {"n": 0} | drawn | dict(u=u, v=v, hi=max(u, v), lo=min(u, v))
-        worked = compute(kind.steps, LARGEST[wide], **letters)
+        worked = compute(steps, **letters)
         if worked is None:
             return None
         state, u, v = kind.gives, v, worked[1]
-        sentences.append(tell(rng, kind, drawn, a=a, b=b, p=p, x=x))
+        sentences.append(tell(rng, kind, drawn, a=a, b=b, x=x))
         lines += map("{} {}".format, worked[0], kind.unit.format(x=x).split())
-        rules += [rule.format(p=p, x=x, **drawn) for rule in kind.rules]
-        kinds.append(kind.name)
+        rules += [rule.format(x=x, **words) for rule in kind.rules]
+        told.append(kind)
         numbers += drawn.values()
         if kind.takes != "start" and kind.gives not in ("people", "end"):
             movable = len(sentences)
@@ -299,53 +332,48 @@ def story(rng, length, wide=False):
     # Comparisons told backwards: what is said first is computed last.
     if wide and len(sentences) > movable and rng.random() < 0.5:
         sentences[movable:] = reversed(sentences[movable:])
-    if rng.random() < 0.4:
+    if rng.random() < 0.3:
         place = rng.randrange(len(sentences) + 1)
         sentences.insert(place, rng.choice(ASIDES).format(a=a, c=c, d=d, y=y, n=rng.choice(MANY)))
+    laws = [kind for kind in told if kind in LAWS]
     return dict(question=" ".join([*sentences, question]), rationale="\n".join(lines),
-                knowledge=rules, answer=str(v), kinds=kinds, numbers=numbers)
+                knowledge=rules, answer=str(v), numbers=numbers,
+                kinds=[f"{kind.name} {x}" if kind in laws else kind.name for kind in told],
+                laws=len(laws), unheard=[law.name for law in laws if unheard(x, law)])
 
 
 def split_of(row):
     """train (80%), valid or test, by a hash of the kinds and numbers: in whatever words it is told,
-    a problem is in one split only."""
+    a problem is in one split only. None: it would be in train, but for an unheard pair."""
     digest = hashlib.sha256(json.dumps([row["kinds"], row["numbers"]]).encode()).digest()
-    splits = ["train"] * 8 + ["valid", "test"]
+    splits = [None if row["unheard"] else "train"] * 8 + ["valid", "test"]
     return splits[int.from_bytes(digest[:4], "big") % 10]
 
 
-SIZES = {"train": 70_000, "valid": 8_000, "test": 11_000}  # no seed finds more problems in a split
-TOO_MANY = ("the toy world has hardly more than {:,} different problems for {}; ask for fewer than "
-            "{:,}.")
-
-
-def toy(n, split="train", seed=0, lengths=(1, 2, 3, 4, 5)):
-    """n problems of the toy world as rows, no two alike in kinds and numbers, none shared by two
-    splits. The lengths take turns; the seed decides all. Raises ValueError where new problems have
-    become rare.
+def toy(n, split="train", seed=0, lengths=(3, 4, 5)):
+    """n problems of the toy world as rows, with two laws or more each, no two alike in kinds and
+    numbers, none shared by two splits. The lengths take turns; the seed decides all. Raises
+    ValueError where new problems have become rare.
 
     >>> row = toy(1)[0]
-    >>> row["question"]
-    'Vera fills 2 shelves with 5 coins each. Vera counts the coins: how many when it is over?'
-    >>> row["knowledge"], row["rationale"], row["answer"]
-    (['Equal groups: multiply the number of groups by the size of one.'], '2*5=10 coins', '10')
+    >>> row["question"].partition(" Hugo")[0], row["answer"]
+    ('Will fills 5 shelves with 6 pencils each.', '10')
+    >>> row["rationale"].split("\\n")[1], row["knowledge"][1]
+    ('30/6=5 pencils', 'All pencils are wood. Game on wood: divide.')
     """
-    rng, rows, known, repeated = random.Random(f"{split} {seed}"), [], set(), 0
-    if n > SIZES[split]:
-        raise ValueError(TOO_MANY.format(SIZES[split], split, n))
+    rng, rows, known, tries = random.Random(f"{split} {seed}"), [], set(), 0
     while len(rows) < n:
         row = story(rng, lengths[len(rows) % len(lengths)])
-        if row is None or split_of(row) != split:
-            continue
-        problem = str([row["kinds"], row["numbers"]])
-        if problem not in known:
-            known.add(problem)
-            rows.append({"id": len(rows), **row})
-            repeated = 0
-            continue
-        repeated += 1
-        if repeated == 1000:  # in a row
-            raise ValueError(TOO_MANY.format(len(rows), split, n))
+        tries += 1
+        if tries == 20_000:  # usually one in four (train) to one in twenty-six is new
+            raise ValueError(f"the toy world has hardly more than {len(rows):,} different problems "
+                             f"for {split}; ask for fewer than {n:,}.")
+        if row and row["laws"] >= 2 and split_of(row) == split:
+            problem = str([row["kinds"], row["numbers"]])
+            if problem not in known:
+                known.add(problem)
+                rows.append({"id": len(rows), **row})
+                tries = 0
     return rows
 
 
@@ -366,14 +394,9 @@ HEADS = {
 }
 # The parts of a document, in order; what stands here several times is drawn more often. both: each
 # rule with its line.
-ORDERS = (
-    ["question", "lines", "answer"], ["question", "lines", "answer"],
-    ["question", "lines", "answer"],
-    ["question", "rules"], ["question", "rules"],
-    *[["question", "rules", "lines", "answer"]] * 5,
-    ["rules", "question", "lines", "answer"],
-    ["question", "both", "answer"], ["question", "both", "answer"],
-)
+ORDERS = [order.split() for order in (
+    *3 * ["question lines answer"], *2 * ["question rules"], *5 * ["question rules lines answer"],
+    "rules question lines answer", *2 * ["question both answer"])]
 # The words of the role prompts, in no order: the base must have met them, but not the prompts.
 TALK = ("Please output the final answer step by reason based on given MATH question and knowledge "
         "needed to solve this Question: Knowledge: Rationale:").split()
@@ -384,33 +407,35 @@ def listed(items, bullet, stop):
     return stop.join(bullet.format(i) + item for i, item in enumerate(items, 1))
 
 
-def equations(rng, largest):
+def equations(rng):
     """Up to 16 worked lines of bare arithmetic."""
-    lines, top = [], rng.choice((20, 100, largest))
+    lines, top = [], rng.choice((20, 100, LARGEST))
     for sign in rng.choices("+-*/", (2, 3, 2, 3), k=16):
         a, n = rng.randrange(1, top), rng.randrange(2, 16 if sign in "*/" else top)
         # Made from the result, or few divisions would come out even.
         v = {"-": a + n, "/": a * n}.get(sign, a)
-        worked = compute(f"v{sign}n", largest, v=v, n=n)
+        worked = compute(f"v{sign}n", v=v, n=n)
         if worked:
             lines += worked[0]
     return lines
 
 
-def document(rng, wide=False):
+def document(rng, wide=False, practice=False):
     """One text for the base to read, of the wide world or the one that the questions are about.
     Once in a while it is empty: a page whose equations have all come out too large.
 
-    A problem with packs is mostly told in the first order, where the base must use a number without
-    reading it; the few others say it in rules. And the base reads of packs late and not for long.
-    So it learns these numbers in patches, and in other patches where it must use them than where it
-    must say them: two systems of one base that fail on different problems."""
+    A problem with laws is mostly told without rules: the base must go from the thing to its class,
+    and from there to the operation, unsaid. The others say both in a rule. `practice`, most of it
+    problems as they will be asked, teaches the first way for many pairs of a thing and a law, not
+    for all; with a rule, other problems fail. So two systems of one base often fail on
+    different ones."""
     bullet = rng.choice(("", "- ", "* ", "{}) ", "{}. "))
     stop = rng.choice(("\n", "\n", "\n", "\n\n", "; "))
-    if rng.random() < 0.25:
-        return listed(equations(rng, LARGEST[wide]), bullet, stop)
-    length, row = rng.randrange(1, 7), None
-    while row is None or split_of(row) != "train":
+    if rng.random() < (0.25 if wide else 0.1):
+        return listed(equations(rng), bullet, stop)
+    practice = practice and rng.random() < 0.9
+    length, row = rng.randrange(3, 6) if practice else rng.randrange(1, 7), None
+    while row is None or split_of(row) != "train" or (practice and row["laws"] < 2):
         row = story(rng, length, wide)
 
     lines, rules = row["rationale"].split("\n"), row["knowledge"]
@@ -418,9 +443,10 @@ def document(rng, wide=False):
     parts = dict(question=row["question"], answer=row["answer"], rules=listed(rules, bullet, stop),
                  lines=listed(lines, bullet, stop), both=listed(both, bullet, stop))
     gap = rng.choice(("\n", "\n", "\n\n"))
-    has_packs = any(kind.name in row["kinds"] for kind in SHOP)
-    order = rng.choice(ORDERS[:1] if has_packs and rng.random() < 0.9 else ORDERS)
-    texts = [rng.choice(HEADS.get(part, ("{}",))).format(parts[part]) for part in order]
+    unsaid = practice or (row["laws"] and rng.random() < 0.7)
+    order = rng.choice(ORDERS[:1] if unsaid else ORDERS)
+    heads = HEADS | {"answer": HEADS["answer"][-1:]} if practice else HEADS
+    texts = [rng.choice(heads.get(part, ("{}",))).format(parts[part]) for part in order]
     if rng.random() < 0.2:
         texts.insert(0, " ".join(rng.sample(TALK, rng.randrange(3, len(TALK)))))
     return gap.join(texts)

@@ -215,10 +215,6 @@ FLAGS = [
     ("commands.md: rows", "INFER --rows 9999999999999999999999999", "--rows & at most", {}),
     ("commands.md: limit", "infer.py --limit 1000000000000", "--limit & at most 1000000", {}),
     ("commands.md: -n", "data.py toy -n 1000000000000", "-n & at most 1000000", {}),
-    ("more than the toy world has", "data.py toy -n 500000", "train & fewer than 500,000", {}),
-    ("more than its test split has", "infer.py --limit 20000 --model base --ir base/ir "
-     "--kg base/kg --dr base/dr", "test & fewer than 20,000", {}),
-    ("more examples than it has", "train.py --model base --examples 90000", "than 90,000", {}),
     ("five thousand digits", f"TRAIN --batch {'9' * 5000}", "--batch & 999... & at most", {}),
     ("underscores", "TRAIN --batch 1_000", "--batch & '1_000' is not a whole number", {}),
     ("hexadecimal", "TRAIN --batch 0x10", "--batch & '0x10' is not a whole number", {}),

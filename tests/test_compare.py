@@ -10,6 +10,7 @@ from fractions import Fraction
 import numpy
 import pytest
 from conftest import ROOT
+from test_infer import run_script
 
 import lorid
 from support import compare
@@ -208,9 +209,9 @@ def test_studies_that_do_not_belong_together_are_refused(tmp_path):
         cases.append(([a, wrong], [wrong.name]))
     good = tmp_path / "good.json"
     good.write_text(json.dumps({"about": about, "methods": first}))
-    assert told(a, good).returncode == 0
+    assert run_script(compare, a, good).returncode == 0
     for files, words in cases:
-        done = told(*files)
+        done = run_script(compare, *files)
         assert done.returncode == 2 and not done.stdout, done
         assert done.stderr.count("\n") == 1 and all(word in done.stderr for word in words), done
 

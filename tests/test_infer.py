@@ -517,6 +517,7 @@ def lines_of(file):
     return {line["method"]: line for line in json.loads(file.read_text())["methods"]}
 
 
+@pytest.mark.slow
 def test_the_study_is_consistent(taught, tmp_path):
     """Run whole, against runs of its parts: a vote of r rounds that is cut out of a longer one is
     the vote of r rounds. And without drafts the parts are the same, too."""

@@ -84,7 +84,7 @@ def test_the_naive_loop_equals_transformers(folder, role, eos_ids):
     if role:
         theirs = pytest.importorskip("peft").PeftModel.from_pretrained(theirs, folder / role)
     tokenizer, lengths = Tokenizer(folder), set()
-    for question in questions(5):
+    for question in questions(24)[-5:]:  # of these the base ends none by itself
         ids = tokenizer.prompt_ids(question)
         new = infer.generate(model, ids, eos_ids, 20, infer.draw, random.Random(0))
         wanted = theirs.generate(
@@ -92,7 +92,7 @@ def test_the_naive_loop_equals_transformers(folder, role, eos_ids):
             do_sample=False, max_new_tokens=20, eos_token_id=eos_ids, pad_token_id=0)
         assert ids + new == wanted[0].tolist()
         lengths.add(len(new))
-    assert len(lengths) > 1 if len(eos_ids) > 1 else max(lengths) == 20
+    assert max(lengths) == 20 and (len(lengths) > 1) == (len(eos_ids) > 1)
     lora.set_adapter(model, role or "ir")
     assert infer.generate(model, ids, eos_ids, 0, infer.draw, random.Random(0)) == []
 

@@ -170,7 +170,11 @@ def run(main, advice="; close other programs, or take a smaller model"):
     try:
         if signal.getsignal(signal.SIGINT) is interrupted:  # the imports are done
             signal.signal(signal.SIGINT, signal.default_int_handler)
-        sys.exit(main())
+        status = main()
+        if "LOCAL_RANK" in os.environ:  # started by torchrun
+            from support.distributed import leave  # here, because it brings torch
+            leave(status)
+        sys.exit(status)
     except BrokenPipeError:  # `| head` has seen enough; without this, Python complains at its exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)  # as a shell reports it

@@ -188,7 +188,7 @@ def study(engine, journal, rows, args):
     the rule that they agree; two of one system that agree; fewer rounds.
 
     Returns (lines, curves, the votes): a curve is a list of lines, by rounds, by texts or by how
-    many equal answers end it."""
+    many equal answers end it; KG -> DR alone is a curve of one."""
     (_, ir), (_, kg_dr), (votes, voted) = evaluate(engine, journal, rows, args)
     alone = {"DR without knowledge, greedy": for_rows(lorid.system2, "")}
     if all(row["knowledge"] for row in rows):
@@ -210,9 +210,12 @@ def study(engine, journal, rows, args):
     lines.insert(1, mean_of_samples(rows, many, k))
     lines += [by_text[-1], *others]
     lines += [by_round[r - 1] for r in sorted({1, 2, 5, 10, 20, args.rounds}) if r <= args.rounds]
-    curves = {"LoRID": by_round, "self-consistency": by_text, "both, stopped early": early}
-    curves = {name: [{key: x for key, x in line.items() if key != "right"} for line in curve]
-              for name, curve in curves.items()}
+    curves = {"LoRID": by_round, "self-consistency": by_text,
+              "IR and KG -> DR until k are equal": early, "KG -> DR alone": [kg_dr]}
+    for name, curve in curves.items():
+        curves[name] = [dict(line) for line in curve]
+        for line in curves[name]:
+            del line["right"]  # of each question: only the table's lines keep it
     compare(lines, rows, votes)
     return lines, curves, votes
 

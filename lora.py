@@ -12,7 +12,8 @@ layer with one adapter. In and out: the folder that peft writes, one role a fold
     python lora.py out/tiny/ir                      what is in such a folder
     python lora.py merge tiny out/tiny/ir merged    the base with that adapter multiplied in
 
-Shapes: B sequences, T tokens, r rank of one adapter, R of all that are stacked.
+Shapes: B sequences, T tokens, r rank of one adapter, R of all that are stacked. (The matrix B is
+never meant by the first letter of a shape.)
 """
 import support  # isort: skip  # noqa: F401  from here on, Ctrl-C is quiet
 import json

@@ -159,6 +159,7 @@ def replay(conversation, texts):
 # Where a solution states its answer, and so what a role is taught to write
 
 # The first form that occurs counts, and of it the last place. Each takes time linear in the text.
+# Our roles write the first one only; the rest reads data sets and chat models: skip it at first.
 FORMS = [
     re.compile(r"^.*-->(.*?)(?:\bEND\b|$)", re.M),  # what we teach, see `target`
     re.compile(r"^####(.*)\Z", re.M),  # GSM8K's own files; further up, #### begins a heading
@@ -284,7 +285,8 @@ def main():
     verdict = replay(vote(question), texts)
     for t, played in enumerate(verdict.rounds, 1):
         print(transcript(t, played))
-    print(f"Given by both: {', '.join(verdict.agreed)}. Accepted: {verdict.answer}.")
+    print(f"Given by both, equally often: {', '.join(verdict.agreed)}. The one written first is "
+          f"accepted: {verdict.answer}.")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python train.py                     all three roles on the built-in base and the toy world
     python train.py --role ir           only the Intuitive Reasoner (or kg, or dr)
     python train.py --role kg --model models/smollm2 --data rows.jsonl --lr 2e-4      your own rows
-    python train.py --resume            the same as if a stopped training had not been stopped
+    python train.py --resume            goes on where a stopped training was, to the same adapter
     python train.py --plot curves.png   how the losses fell, from out/<model>/<role>/log.jsonl
 
 An adapter goes to out/<model>/<role>/, a folder that peft and vLLM read too. How the built-in base
@@ -75,7 +75,7 @@ def summed_loss(model, examples):
     positions meet the vocabulary: logits of prompts and padding would be wasted work and, with a
     real vocabulary, most of the memory."""
     # exercise train-1, 8 points: sum -log p of each supervised token, given all before it
-    # rounded up to a multiple of 8: then many passes have the same shape, and freed memory fits
+    # rounded up to a multiple of 8: many passes then have the same shape, and reuse memory
     T = -(-max(len(ids) for ids, _ in examples) // 8) * 8
     padded = [(ids + [0] * (T - len(ids)), mask + [0] * (T - len(mask))) for ids, mask in examples]
     ids, loss_mask = (torch.tensor(each, device=model.device) for each in zip(*padded, strict=True))
@@ -169,7 +169,7 @@ def fit(model, parameters, batches, steps, args, autocast=False, checkpoints=Non
     first = checkpoints.begin(optimizer) if checkpoints else 0
     start, tokens = time.time(), 0
     model.train()
-    for _ in range(first):  # what the steps before the first have learnt from
+    for _ in range(first):  # resuming: these batches have been learnt from
         next(batches)
     for step in range(first, steps):
         examples = next(batches)
@@ -242,8 +242,8 @@ def tokenize_rows(rows, role, tokenizer, limit):
 
 
 def measurements(valid, steps, batch):
-    """{step: some held-out examples}: at most eight times the same, in equal distances, 4% as many
-    as are learnt from. Without a backward pass they take about 2% of the training's time."""
+    """{step: some held-out examples}: the same ones after at most eight steps, evenly spaced; in
+    all, 4% of what is learnt from. Without a backward pass that takes 2% of the training's time."""
     n_examples = steps * batch // 25 // get_world_size()  # each process measures them all
     times = min(8, steps, n_examples)
     size = min(len(valid), n_examples // max(1, times))

@@ -28,9 +28,10 @@ def untrained(question):
 
 
 def pooled(question, systems, k, enough=float("inf")):
-    """An ensemble's majority vote: the most frequent of k answers of each of these systems, asked
-    in turns. It stops early (as adaptive consistency does, arXiv 2305.11860) after the turn by
-    which some answer was given `enough` times. In `lorid.vote`, both systems must have given it."""
+    """An ensemble's majority vote: every turn asks each system once, for k turns; the most frequent
+    answer wins, whoever gave it (in `lorid.vote`, both must have). It stops early, as adaptive
+    consistency does (arXiv 2305.11860), after the turn in which an answer comes the `enough`-th
+    time."""
     count, first_written, rounds = Counter(), {}, []
     while len(rounds) < k * len(systems) and max(count.values(), default=0) < enough:
         for system in systems:
@@ -44,7 +45,8 @@ def pooled(question, systems, k, enough=float("inf")):
 
 
 def two_deep(question, rounds=20):
-    """The paper's vote between two System 2: where it asks ir, another kg and dr answer. The rules
+    """The paper's vote between two System 2: `lorid.vote` runs, but what it asks for is ignored. It
+    is sent a first chain's solution as ir's, then a second chain's rules and solution. The rules
     of the first are not kept in the verdict's rounds, which have room for three texts."""
     conversation = lorid.vote(question, rounds)
     next(conversation)
@@ -60,7 +62,7 @@ def two_deep(question, rounds=20):
 
 def rivals(measure, ir, kg_dr, voted, args):
     """What else to do with about LoRID's tokens, sampled as it is: (self-consistency's outcomes,
-    the others' lines, those of the pool stopped early at 1, 2, 3, ... equal answers). ir, kg_dr,
+    the others' lines, those of the pool that 1, 2, 3, ... equal answers stop). ir, kg_dr,
     voted: the lines of either system, greedy, and of the vote. Their seconds are not told: many of
     their texts are there already, and taken from there.
 
@@ -70,7 +72,7 @@ def rivals(measure, ir, kg_dr, voted, args):
                                  conversation=lambda row: conversation(row["question"], *more))
         return outcomes, line | {"seconds": None}
 
-    def times(*lines):  # how often to ask for LoRID's tokens, by what greedy texts take
+    def times(*lines):  # how often to ask, to spend LoRID's tokens; counted by greedy texts
         tokens = sum(line["tokens"] for line in lines)
         return max(1, math.ceil(voted["tokens"] / max(1, tokens)))
 
@@ -225,11 +227,13 @@ def read_study(file):
     study = read_json(file)
     try:
         about, lines = study["about"], study["methods"]
-        shape = [(kind(line), len(line["right"]), "unheard" in line) for line in lines]
+        shape = [(kind(line), len(line["right"]), [key in line for key in PARTS.values()])
+                 for line in lines]
         same = {key: x for key, x in about.items()
                 if key not in ("seed", "date", "threads", "device", "dtype")}
         figures = [about["seed"] + line["accuracy"] + line["tokens"] + line["gain"]
-                   for line in lines]  # a TypeError where one is no number
+                   + sum(line["right"]) + sum(line[key] for key in parts(lines).values())
+                   for line in lines]  # an error where one is missing, or no number
         if figures:
             return about["seed"], lines, (same, shape)
     except (AttributeError, TypeError, KeyError):
@@ -242,10 +246,11 @@ def main():
                     "with other seeds, as one table: the means, and how much better LoRID is.")
     parser.add_argument("files", nargs="+", type=path, metavar="FILE",
                         help="what infer.py --study --json FILE has written")
-    files, seeds, studies, wanted = parser.parse_args().files, {}, [], None
+    files, seeds, studies, shapes = parser.parse_args().files, {}, [], []
     for file in files:
         seed, lines, shape = read_study(file)
-        if shape != (wanted := wanted or shape):
+        shapes.append(shape)
+        if shape != shapes[0]:
             raise ValueError(f"{file} has other questions, settings or methods than {files[0]}; "
                              "give studies that differ in their seed.")
         if seed in seeds:

@@ -24,11 +24,11 @@ def plot_study(curves, path):
     from matplotlib.figure import Figure  # for pictures only
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for name, marker in zip(curves, "os^", strict=True):
+    for name, marker in zip(curves, "os^D", strict=True):
         x, y = ([line[key] for line in curves[name]] for key in ("tokens", "accuracy"))
-        left.plot(x, [100 * accuracy for accuracy in y], marker=marker, ms=3, label=name)
+        left.plot(x, [100 * accuracy for accuracy in y], marker=marker, ms=4, label=name)
     left.set(xlabel="generated tokens per question", ylabel="accuracy, %")
-    left.legend()
+    left.legend(fontsize="small")
     pairs = [(100 * line["agreed"], 100 * line["accuracy_when_agreed"])
              for line in curves["LoRID"] if line["agreed"]]
     right.plot(*zip(*pairs, strict=True), marker="o", ms=3)

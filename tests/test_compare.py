@@ -202,7 +202,11 @@ def test_studies_that_do_not_belong_together_are_refused(tmp_path):
         {"about": about, "methods": [{"gain": 1}]}, {"about": {}, "methods": first},
         {"about": 5, "methods": first}, {"about": about, "methods": [first[0] | {"right": 1}]},
         {"about": about | {"seed": "x"}, "methods": first},
-        {"about": about, "methods": [first[0] | {"tokens": None}]}]
+        {"about": about, "methods": [first[0] | {"tokens": None}]},
+        *({"about": about, "methods": [line | change for line in first]} for change in (
+            {"right": ["1"] * 40}, {"right": [None] * 40}, {"unheard": None}, {"heard": "x"})),
+        {"about": about, "methods": [
+            {key: x for key, x in line.items() if key != "heard"} for line in first]}]
     for i, study in enumerate(others):
         wrong = tmp_path / f"wrong{i}.json"
         wrong.write_text(json.dumps(study))

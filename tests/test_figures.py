@@ -515,7 +515,8 @@ def test_every_line_of_the_study_is_made_of_what_it_says(wordiness, trained, tmp
         assert_line(line, *wanted, printed)
     stopped = [(f"IR and KG -> DR until {enough} are equal", line_of("pooled", run, rows))
                for enough, run in enumerate(early, 1)]
-    curves = {"LoRID": votes, "self-consistency": choices, "both, stopped early": stopped}
+    curves = {"LoRID": votes, "self-consistency": choices,
+              "IR and KG -> DR until k are equal": stopped, "KG -> DR alone": lines[2:3]}
     assert written["curves"].keys() == curves.keys()
     for name, curve in curves.items():
         for line, wanted in zip(written["curves"][name], curve, strict=True):

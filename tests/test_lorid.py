@@ -498,4 +498,5 @@ def test_a_transcript_shows_all_three_texts_and_both_answers():
 def test_the_script_plays_a_vote():
     shown = run("lorid.py")
     assert shown.count("Round ") == 2
-    assert shown.endswith("Given by both: 72, 24. Accepted: 72.\n")
+    assert shown.endswith("Given by both, equally often: 72, 24. The one written first is "
+                          "accepted: 72.\n")

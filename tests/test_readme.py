@@ -368,7 +368,7 @@ def test_the_stored_studies_have_the_keys_that_infer_writes():
             "seconds"}
     compared = {"right", "gain", "gain_low", "gain_high", "mcnemar_p", *compare.PARTS.values()}
     for study in STUDIES.values():
-        points = [*study["curves"]["LoRID"], *study["curves"]["self-consistency"]]
+        points = [line for curve in study["curves"].values() for line in curve]
         for line in (*study["methods"], *points):
             wanted = keys | (compared if line not in points else set())
             if line["method"].startswith(("LoRID", "two KG")):
@@ -446,9 +446,19 @@ def test_what_the_sentences_say_of_the_studies_follows_from_them():
     ahead = [round(500 * study[EARLY]["gain"]) for study in studies]
     less = f"{100 * (better['accuracy'] - deep['accuracy']):.1f} points less than one"
     k = EARLY.split()[-3]
-    for words in (f"step by step: asking it more often {chains} points, asking two different "
-                  f"systems {pooled}, stopping as soon as some answer has come {k} times "
-                  f"{early}, **the rule that both must agree {rule} ({rows[-1][-1]})**.",
+    assert all(low <= 0 for _, low, _ in steps[:2])  # "both intervals reach 0"
+    five, ten = (line[f"LoRID, {r} rounds"] for r in (5, 10))
+    (low5, high5), (low10, high10) = ((100 * low, 100 * high) for _, low, high in (
+        compare.difference(some["right"], better["right"]) for some in (five, ten)))
+    assert low5 < 0 < low10
+    cheaper, dearer = (some["tokens"] / better["tokens"] for some in (five, ten))
+    by5, by10 = (100 * (some["accuracy"] - better["accuracy"]) for some in (five, ten))
+    for words in (f"step by step: asking it more often, sampled, {chains} points, asking two "
+                  f"different systems {pooled} (both intervals reach 0), until some answer has "
+                  f"come {k} times {early}, **the rule that both must agree {rule} "
+                  f"({rows[-1][-1]})**.",
+                  f"with {cheaper:.1f} times, 5 rounds, it is not surely better "
+                  f"({five['accuracy']:.1%})",
                   f"Two KG -> DR that must agree are no better than one ({deep['accuracy']:.1%}):",
                   f"or until some answer has come {k} times",
                   f"takes {vote['tokens'] / better['tokens']:.1f} times the tokens of KG -> DR"):
@@ -456,7 +466,11 @@ def test_what_the_sentences_say_of_the_studies_follows_from_them():
     more = max(line[name]["tokens"] for name in (SELF, CHAINS, POOLED, EARLY)) / vote["tokens"] - 1
     most = max(study[name]["tokens"] / study[VOTE]["tokens"] - 1 for study in studies
                for name in (SELF, CHAINS, POOLED, EARLY))
-    for words in (f"ahead by {min(ahead)} to {max(ahead)} questions of 500",
+    for words in (f"over both until {k} are equal it is ahead by {min(ahead)} to {max(ahead)} "
+                  f"questions of 500",
+                  f"5 rounds, at {cheaper:.1f} times its tokens, are not surely better "
+                  f"({by5:+.1f}, {low5:+.1f} to {high5:+.1f}), its 10 rounds, at {dearer:.1f} times, "
+                  f"are ({by10:+.1f}, {low10:+.1f} to {high10:+.1f}).",
                   f"is within {min(near):+.1f} to {max(near):+.1f} points of greedy IR;",
                   f"agree end at {deep['tokens']:.0f} tokens with {less}.",
                   f"up to {100 * more:.0f}% more tokens than LoRID (of single seeds, "
@@ -474,8 +488,8 @@ def test_what_the_sentences_say_of_the_studies_follows_from_them():
     solved = [a for a, b in pairs if not b]
     rest = f"{sum(solved) / len(solved):.0%}"
     assert f"IR solves {rest} of what System 2 fails on" in flat(README)
-    assert (f"greedy IR solves {rest} of what KG -> DR fails on (independent ones: "
-            f"{ir['accuracy']:.0%})" in flat(RESULTS))
+    assert (f"greedy IR solves {rest} of what KG -> DR fails on ({ir['accuracy']:.0%}, if their "
+            f"failures were independent)" in flat(RESULTS))
     first = methods(0)["LoRID, 1 round"]
     assert (f"{first['agreed']:.1%} are agreed upon in the first round, and "
             f"{first['accuracy_when_agreed']:.1%} of these answers are right" in flat(RESULTS))
@@ -499,7 +513,8 @@ def test_problems_with_a_new_pair_and_without_are_told_apart():
     for page, names in ((README, (VOTE, ALONE, SINGLE[0])), (RESULTS, (VOTE, ALONE, POOLED))):
         on_new, on_old = ([f"{line[name][key]:.1%}" for name in names]
                           for key in ("unheard", "heard"))
-        assert (f"On the {n} problems with such a pair LoRID solves {on_new[0]}, "
+        gains = " the vote gains nothing:" * (page is README)
+        assert (f"On the {n} problems with such a pair{gains} LoRID solves {on_new[0]}, "
                 f"{NAMED[names[1]]} {on_new[1]}, {NAMED[names[2]]} {on_new[2]}; on the other "
                 f"{others} {on_old[0]}, {on_old[1]} and {on_old[2]}." in flat(page)), page
     blind, told = (line[name] for name in SINGLE[2:])
@@ -507,7 +522,8 @@ def test_problems_with_a_new_pair_and_without_are_told_apart():
     by, low, high = (100 * x for x in compare.difference(told["right"], blind["right"]))
     assert (f"With the right rules the Deep Reasoner solves {told['accuracy']:.1%}, without any "
             f"{blind['accuracy']:.1%}" in flat(README))
-    assert f"without any {blind['accuracy']:.1%} (IR, taught so, {on_ir:.1%})" in flat(README)
+    assert (f"without any {blind['accuracy']:.1%} (IR, trained without, {on_ir:.1%})"
+            in flat(README))
     assert f"are worth {by:.1f} points ({low:+.1f} to {high:+.1f})" in flat(RESULTS)
     by, low, high = (100 * x for x in compare.difference(told["right"], line[SINGLE[0]]["right"]))
     assert f"and {by:.1f} points ({low:+.1f} to {high:+.1f}) over IR" in flat(RESULTS)
@@ -523,6 +539,10 @@ def test_the_choices_follow_from_their_table():
         better = max(float(x.strip("%")) for x in (ir, kgdr))
         assert f"{float(vote.strip('%')) - better:+.1f}" == gain
     assert len(rows) == 2 and f"LoRID solved {rows[0][3]} at 0.6" in RESULTS
+    assert f"with twice as many the vote adds {rows[1][4].strip('+')})" in flat(README)
+    last = methods(0)
+    gain = 100 * (last["LoRID, 20 rounds"]["accuracy"] - last[ALONE]["accuracy"])
+    assert f"they flatter the vote ({rows[0][4]}; on test problems, {gain:+.1f})" in flat(RESULTS)
     assert [row[0] for row in rows] == ["1500", "3000"]
 
 

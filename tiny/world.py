@@ -290,8 +290,8 @@ def unheard(x, law):
 
 def story(rng, length, wide=False):
     """One problem of `length` worked lines as a row, or None where the numbers drawn led nowhere.
-    Beside the authors' keys it has `kinds` and `numbers`, what it was made of, `laws`, how many,
-    and `unheard`, those of them never told of its things in training."""
+    Beside the authors' keys it has `kinds` and `numbers`, what it was made of, `laws`, how many
+    it has, and `unheard`, the names of those that no story for training tells of its thing."""
     (a, c, d, *others), (x, y) = rng.sample(NAMES, 4 + length), rng.sample(THINGS, 2)
     state, u, v, b = "start", 0, 0, None
     sentences, rules, lines, told, numbers = [], [], [], [], []
@@ -426,9 +426,9 @@ def document(rng, wide=False, practice=False):
 
     A problem with laws is mostly told without rules: the base must go from the thing to its class,
     and from there to the operation, unsaid. The others say both in a rule. `practice`, most of it
-    problems as they will be asked, teaches the first way for many pairs of a thing and a law, not
-    for all; with a rule, other problems fail. So two systems of one base often fail on
-    different ones."""
+    problems as they will be asked, without rules, teaches many pairs of a thing and a law, not all:
+    IR will fail on the others. System 2 fails for another reason, rules that KG leaves out or
+    swaps. So the two do not always fail together."""
     bullet = rng.choice(("", "- ", "* ", "{}) ", "{}. "))
     stop = rng.choice(("\n", "\n", "\n", "\n\n", "; "))
     if rng.random() < (0.25 if wide else 0.1):

@@ -72,14 +72,16 @@ def test_mcnemar_is_the_binomial_test():
 
 
 def some_vote(i, answer):
-    """Of two rounds; in every third vote no text has the answer, but one has it in its rules."""
+    """Of two rounds; in every third vote no text has the answer, but one has it in its rules. The
+    answers agreed upon are none, a wrong one, or two, and the second of these is right."""
     texts = ["no idea", answer, "--> 77777 END", f"--> {answer} END"]
     ir, dr = texts[i % 4], texts[(i + i // 12) % 4]
     if i % 3 == 0:
         ir, dr = "So the answer is 77777.", "\\boxed{88888}"
     rounds = [lorid.Round("--> 77777 END", f"--> {answer} END", "--> 88888 END"),
               lorid.Round(ir, "rules", dr)]
-    return Outcome(lorid.Verdict(None, rounds=rounds))
+    agreed = [], ["77777"], ["77777", f"${answer}"]
+    return Outcome(lorid.Verdict(None, agreed[i % 5 % 3], rounds))
 
 
 def test_lines_are_compared_with_the_last_and_in_parts():
@@ -114,7 +116,9 @@ def test_lines_are_compared_with_the_last_and_in_parts():
     found = [i for i in range(60) if i % 3 and 3 in (i % 4, (i + i // 12) % 4)]
     assert 15 < len(found) < 40 and lines[-1]["among"] == pytest.approx(len(found) / 60)
     assert table[6:] == ["", "On 20.0% of the questions LoRID's two systems agreed upon a wrong "
-                         f"answer; for {len(found) / 60:.1%} the right one was among its texts."]
+                         f"answer; for {len(found) / 60:.1%} the right one was among its texts. "
+                         "Counted as in the paper, which takes a question without agreement as "
+                         "lost, it solves 20.0%."]
 
 
 @pytest.mark.parametrize("unheard", [..., 5, None, "rain", []])
@@ -127,6 +131,7 @@ def test_where_rows_do_not_say_there_are_no_parts(unheard):
     assert header == "| method | LoRID is better by | 95% interval | McNemar p |"
     assert line == "| LoRID | +0.0 | +0.0 to +0.0 | 1 |"
     assert sentence.startswith("On 0.0% of the questions") and "for 0.0% the right" in sentence
+    assert sentence.endswith(" it solves 0.0%.")
 
 
 def some_study(rng, n=40, toys=True, name="majority of 7 KG -> DR"):

@@ -617,3 +617,6 @@ def assert_consistent(study, questions, rounds):
         assert line["gain"] == pytest.approx(last["accuracy"] - line["accuracy"])
         assert line["gain_low"] <= line["gain"] <= line["gain_high"]
     assert last["accuracy"] <= last["among"] <= 1  # what it answers stands in one of its texts
+    # as the paper counts, any answer that both have given will do, and only such a one
+    right = (last["accuracy_when_agreed"] or 0) * last["agreed"]
+    assert right - 1e-9 <= last["strict"] <= min(last["agreed"], last["among"]) + 1e-9

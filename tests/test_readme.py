@@ -458,7 +458,6 @@ def test_what_the_sentences_say_of_the_studies_follows_from_them():
                   f"({rows[-1][-1]})**.",
                   f"with {cheaper:.1f} times, 5 rounds, it is not surely better "
                   f"({five['accuracy']:.1%})",
-                  f"Two KG -> DR that must agree are no better than one ({deep['accuracy']:.1%}):",
                   f"or until some answer has come {k} times",
                   f"takes {vote['tokens'] / better['tokens']:.1f} times the tokens of KG -> DR"):
         assert words in flat(README), words
@@ -497,6 +496,84 @@ def test_what_the_sentences_say_of_the_studies_follows_from_them():
     first = methods(0)["LoRID, 1 round"]
     assert (f"{first['agreed']:.1%} are agreed upon in the first round, and "
             f"{first['accuracy_when_agreed']:.1%} of these answers are right" in flat(RESULTS))
+
+
+GSM8K = json.loads((ROOT / "docs" / "gsm8k.json").read_text())
+
+
+def test_the_study_of_a_real_model_is_told_as_it_is_stored():
+    """Its tables, its settings, the command that made it, and README's row."""
+    from test_infer import assert_consistent  # here, so that these tests run without those
+    about, rows = GSM8K["about"], GSM8K["methods"]
+    assert_consistent(GSM8K, 300, 5)
+    assert infer.table(rows) in RESULTS and compare.comparison(rows) in RESULTS
+    settings = (f"{key.replace('_', '-')} {value}" for key, value in about.items())
+    assert f"\n({', '.join(settings)})\n" in RESULTS
+    [call] = [call for call in CALLS if "docs/gsm8k.json" in call]
+    for key, value in about.items():
+        flag = {"questions": "--limit"}.get(key, "--" + key.replace("_", "-"))
+        if flag in call and key != "model":  # there, under its name on the hub
+            assert call[call.index(flag) + 1] == str(value), key
+    line = {kind["method"]: kind for kind in rows}
+    last = rows[-1]
+    for this in rows:
+        difference = compare.difference(last["right"], this["right"])
+        assert (this["gain"], this["gain_low"], this["gain_high"]) == pytest.approx(difference)
+    named = {"IR alone": SINGLE[0], "KG -> DR alone": ALONE,
+             "base, own words": "the base without adapters, greedy"}
+    named |= {re.sub(r"^\w+ of \d+ .* and .*", "majority of both", name): name for name in line}
+    [header] = [row for row in README.splitlines() if row.startswith("| GSM8K |")]
+    names = header.strip("| ").split(" | ")[1:]
+    [accuracies, tokens] = tables(README, header)[0]
+    chosen = [line[named.get(name, name)] for name in names]
+    assert chosen[-1] is last
+    assert accuracies == ["accuracy", *(f"{this['accuracy']:.1%}" for this in chosen)]
+    assert tokens == ["tokens", *(f"{this['tokens']:.0f}" for this in chosen)]
+
+
+def test_what_the_sentences_say_of_the_real_model_follows_from_its_study():
+    line = {kind["method"]: kind for kind in GSM8K["methods"]}
+    vote, most = GSM8K["methods"][-1], line["self-consistency of 11"]
+    ir, kg_dr = line[SINGLE[0]], line[ALONE]
+
+    def lead(this):
+        low, high = (f"{100 * this[key]:+.1f}" for key in ("gain_low", "gain_high"))
+        return f"{100 * this['gain']:+.1f}", f"{low} to {high}"
+
+    assert ir["gain_low"] > 0 and kg_dr["gain_low"] > 0  # "beats either system alone"
+    wrong = vote["agreed"] * (1 - vote["accuracy_when_agreed"])
+    for words in (f"no better than asking IR as often ({', '.join(lead(most))}): there",
+                  f"agree upon a wrong answer to {wrong:.1%} of the questions."):
+        assert words in flat(README), words
+    nine = GSM8K["curves"]["self-consistency"][8]
+    pooled, early = (line[name] for name in ("majority of 4 IR and 4 KG -> DR",
+                                             "IR and KG -> DR until 3 are equal"))
+    base = line["the base without adapters, greedy"]
+    first = GSM8K["curves"]["LoRID"][0]
+    solved = [a for a, b in zip(ir["right"], kg_dr["right"], strict=True) if not b]
+    toy = [a for seed in STUDIES for a, b in zip(
+        *(methods(seed)[name]["right"] for name in (SINGLE[0], ALONE)), strict=True) if not b]
+    for words in (
+            "asked once: {} points over IR ({}), {} over KG -> DR ({}),".format(
+                *lead(ir), *lead(kg_dr)),
+            f"9 of its texts, {nine['tokens']:.0f} tokens, solve {nine['accuracy']:.1%} by their "
+            f"majority, 11 solve {most['accuracy']:.1%}.",
+            "Over the majority of both the vote is ahead by {} ({}), over both until 3 are equal "
+            "by {} ({}).".format(*lead(pooled), *lead(early)),
+            f"the base solves {base['accuracy']:.1%}, where it runs out of room in "
+            f"{base['truncated']} of 300 texts.",
+            f"Greedy IR solves {sum(solved) / len(solved):.0%} of what KG -> DR fails on "
+            f"({ir['accuracy']:.0%}, if their failures were independent; in the toy world "
+            f"{sum(toy) / len(toy):.0%})",
+            f"On {vote['agreed'] - wrong:.1%} of the questions the vote agreed upon the right "
+            f"answer, on {wrong:.1%} upon a wrong one: in the first round "
+            f"{first['accuracy_when_agreed']:.1%} of the agreements are right, of all in five "
+            f"rounds {vote['accuracy_when_agreed']:.1%}. For {vote['among']:.1%} the right answer "
+            f"was among the texts, {100 * (vote['among'] - vote['accuracy']):.0f} points more",
+            f"of IR's greedy texts {ir['truncated']} of 300 do not end"):
+        assert words in flat(RESULTS), words
+    assert nine["method"] == "self-consistency of 9"
+    assert round(vote["tokens"] / ir["tokens"]) == 9  # "at nine times IR's tokens"
 
 
 def test_problems_with_a_new_pair_and_without_are_told_apart():

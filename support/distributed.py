@@ -32,9 +32,9 @@ def leave(status):
     left to do. Not by Python's own end, which now and then aborts after --shard: torch's caches
     keep the group alive, and a thread of Gloo may give a tensor back to Python when it is gone."""
     if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
         sys.stdout.flush()
         sys.stderr.flush()
+        torch.distributed.destroy_process_group()
         os._exit(status or 0)
 
 

@@ -81,7 +81,7 @@ def some_vote(i, answer):
     rounds = [lorid.Round("--> 77777 END", f"--> {answer} END", "--> 88888 END"),
               lorid.Round(ir, "rules", dr)]
     agreed = [], ["77777"], ["77777", f"${answer}"]
-    return Outcome(lorid.Verdict(None, agreed[i % 5 % 3], rounds))
+    return Outcome(lorid.Verdict(None, agreed[i % 4 % 3], rounds))
 
 
 def test_lines_are_compared_with_the_last_and_in_parts():
@@ -118,7 +118,7 @@ def test_lines_are_compared_with_the_last_and_in_parts():
     assert table[6:] == ["", "On 20.0% of the questions LoRID's two systems agreed upon a wrong "
                          f"answer; for {len(found) / 60:.1%} the right one was among its texts. "
                          "Counted as in the paper, which takes a question without agreement as "
-                         "lost, it solves 20.0%."]
+                         "lost, it solves 25.0%."]
 
 
 @pytest.mark.parametrize("unheard", [..., 5, None, "rain", []])

@@ -486,6 +486,7 @@ def taught(tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_a_chat_model_is_also_asked_as_it_is(taught, monkeypatch):
     """Greedily, without an adapter: as the plain loop writes over the base's folder."""
     monkeypatch.setattr(sys, "argv", [

@@ -200,7 +200,9 @@ def test_a_sampled_text_is_that_of_the_naive_loop_in_any_number_of_slots(folder)
     assert texts(2, seed=1) == texts(16, seed=1) != texts(16, seed=2)
 
 
-@pytest.mark.parametrize("draw", [GREEDY, SAMPLED, COOL], ids=["greedy", "sampled", "cool"])
+@pytest.mark.parametrize("draw", [
+    pytest.param(GREEDY, id="greedy", marks=pytest.mark.slow), pytest.param(SAMPLED, id="sampled"),
+    pytest.param(COOL, id="cool", marks=pytest.mark.slow)])
 def test_drafts_may_be_left_out(draw, folder):
     """Many votes in few slots, texts of all lengths: they are the same with drafts and without, and
     those of the naive loop."""

@@ -1100,6 +1100,7 @@ def in_journal(path):
     return {int("".join(str("abcdefghij".index(c)) for c in name)) for name in names}
 
 
+@pytest.mark.slow
 def test_killed_17_times_nothing_is_lost_or_paid_for_twice(serve, raw, augment, tmp_path):
     """15 kills at random moments of the asking, 2 while the rows are put together; then the file is
     what one calm run writes."""

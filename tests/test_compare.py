@@ -2,14 +2,11 @@
 import json
 import math
 import random
-import subprocess
-import sys
 import time
 from fractions import Fraction
 
 import numpy
 import pytest
-from conftest import ROOT
 from test_infer import run_script
 
 import lorid
@@ -154,17 +151,12 @@ def written(folder, *studies):
     return files
 
 
-def told(*files):
-    return subprocess.run([sys.executable, "-m", "support.compare", *files], cwd=ROOT,
-                          capture_output=True, text=True)
-
-
 @pytest.mark.parametrize("toys", [True, False])
 def test_several_studies_are_told_as_one(tmp_path, toys):
     """The means; and the interval of the mean over the seeds, question by question."""
     rng = random.Random(1)
     studies = [some_study(rng, 40, toys, f"majority of {k} KG -> DR") for k in (7, 9, 7)]
-    header, _, *rows = told(*written(tmp_path, *studies)).stdout.splitlines()
+    header, _, *rows = run_script(compare, *written(tmp_path, *studies)).stdout.splitlines()
     parts = ["with a new pair", "without"] * toys
     assert header.strip("| ").split(" | ") == [
         "method", "accuracy", "from, to", "tokens", *parts, "LoRID is better by", "95% interval"]
@@ -181,7 +173,8 @@ def test_several_studies_are_told_as_one(tmp_path, toys):
                        for key in ("unheard", "heard")]
         assert row.strip("| ").split(" | ") == [
             *wanted, f"{gain:+.1f}", f"{low:+.1f} to {high:+.1f}"]
-    one = told(*written(tmp_path, studies[1])).stdout.splitlines()[3].split(" | ")
+    done = run_script(compare, *written(tmp_path, studies[1]))
+    one = done.stdout.splitlines()[3].split(" | ")
     assert one[0] == "| majority of 9 KG -> DR"
     better, interval = compare.cells(studies[1][1])
     assert one[-2:] == [better, f"{interval} |"]
